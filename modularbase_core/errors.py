@@ -1,0 +1,69 @@
+"""The error tree: every failure that is told to the user in one sentence.
+
+ModularBaseError
+├── ConfigError           a setting or flag that is unknown or out of range
+├── InputError            what the user gave to a turn: empty, not UTF-8, too long
+├── DataError             training or evaluation data that cannot be read
+├── ArchitectureError     a network description that makes no sense
+├── ManifestError         a manifest that is missing, unreadable or wrong
+├── WeightsError          a weight file that is missing, truncated or of the wrong shape
+├── PackError             a pack that cannot be found, resolved or loaded
+│   └── PackIncompatible  a pack made for another base
+├── BudgetError           something that does not fit the planned memory
+└── ArtefactError         a compiled artefact that cannot be built, written or read
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ModularBaseError(Exception):
+    """Base of every error that is told to the user in one sentence."""
+
+
+class ConfigError(ModularBaseError):
+    """A setting or flag is unknown or out of range."""
+
+
+class InputError(ModularBaseError):
+    """What the user gave to a turn cannot be used."""
+
+
+class DataError(ModularBaseError):
+    """Training or evaluation data cannot be read."""
+
+
+class ArchitectureError(ModularBaseError):
+    """A network description makes no sense."""
+
+
+class ManifestError(ModularBaseError):
+    """A manifest is missing, unreadable or wrong."""
+
+
+class WeightsError(ModularBaseError):
+    """A weight file is missing, truncated or of the wrong shape."""
+
+
+class PackError(ModularBaseError):
+    """A pack cannot be found, resolved or loaded."""
+
+
+class PackIncompatible(PackError):
+    """A pack was made for another base."""
+
+
+class BudgetError(ModularBaseError):
+    """Something does not fit the planned memory."""
+
+
+class ArtefactError(ModularBaseError):
+    """A compiled artefact cannot be built, written or read."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return `; did you mean 'x'?` for the closest known word, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,94 @@
+"""Transformer blocks, Llama/Qwen2-shaped: RMSNorm, grouped-query attention with RoPE, SwiGLU (dense or mixture)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from modularbase_core.graph.ops import rotary_table
+from modularbase_core.graph.places import Place
+from modularbase_core.sdk.architecture import Blocks
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (Shazeer, 2020): down(silu(gate) * up), gate and up in one projection."""
+
+    def __init__(self, shape: Blocks) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(shape.hidden_size, 2 * shape.ffn_size, bias=False)
+        self.down = nn.Linear(shape.ffn_size, shape.hidden_size, bias=False)
+
+    def forward(self, x: Tensor, place: Place) -> Tensor:
+        """Map x [T, E] to [T, E]."""
+        gate, up = self.gate_up(x).chunk(2, -1)
+        out: Tensor = self.down(functional.silu(gate) * up)
+        return out
+
+
+class Mixture(nn.Module):
+    """Top-k mixture of SwiGLU experts; gates are a softmax over the chosen ones (Mixtral)."""
+
+    def __init__(self, shape: Blocks) -> None:
+        super().__init__()
+        self.chosen = shape.experts_per_token
+        self.router = nn.Linear(shape.hidden_size, shape.experts, bias=False)
+        self.gate_up = nn.Parameter(torch.empty(shape.experts, 2 * shape.ffn_size, shape.hidden_size))
+        self.down = nn.Parameter(torch.empty(shape.experts, shape.hidden_size, shape.ffn_size))
+
+    def forward(self, x: Tensor, place: Place) -> Tensor:
+        """Map x [T, E] to [T, E]."""
+        score, ids = torch.topk(self.router(x).float(), self.chosen, dim=-1)
+        return place.mixture(x, ids.to(torch.int32), score.softmax(-1), self.gate_up, self.down)
+
+
+class Block(nn.Module):
+    """Pre-norm attention and feed-forward, each with its residual."""
+
+    def __init__(self, shape: Blocks) -> None:
+        super().__init__()
+        self.heads, self.kv_heads = shape.heads, shape.kv_heads
+        self.attention_norm = nn.RMSNorm(shape.hidden_size, eps=shape.norm_epsilon)
+        self.qkv = nn.Linear(shape.hidden_size, shape.qkv_size, bias=shape.qkv_bias)
+        self.out = nn.Linear(shape.heads * shape.head_size, shape.hidden_size, bias=False)
+        self.ffn_norm = nn.RMSNorm(shape.hidden_size, eps=shape.norm_epsilon)
+        self.ffn: nn.Module = Mixture(shape) if shape.experts else FeedForward(shape)
+
+    def forward(self, x: Tensor, rotary: Tensor, place: Place, layer: int) -> Tensor:
+        """Map x [T, E] to [T, E] as layer `layer` of its stack."""
+        seen = place.attend(self.qkv(self.attention_norm(x)), rotary, layer, self.heads, self.kv_heads)
+        x = x + self.out(seen)
+        out: Tensor = x + self.ffn(self.ffn_norm(x), place)
+        return out
+
+
+class Stack(nn.Module):
+    """Blocks in a row over one set of pages."""
+
+    rotary: Tensor
+
+    def __init__(self, shape: Blocks, layers: int, positions: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Block(shape) for _ in range(layers))
+        self.register_buffer(
+            "rotary", rotary_table(positions, shape.head_size, shape.rope_theta), persistent=False
+        )
+        for block in self.modules():
+            if isinstance(block, nn.Linear):
+                nn.init.normal_(block.weight, std=shape.hidden_size**-0.5)
+                if block.bias is not None:
+                    nn.init.zeros_(block.bias)
+            elif isinstance(block, Mixture):
+                nn.init.normal_(block.gate_up, std=shape.hidden_size**-0.5)
+                nn.init.normal_(block.down, std=shape.ffn_size**-0.5 / (2 * layers) ** 0.5)
+        for block in self.layers:
+            # residual branches start small, so depth does not blow up the stream (GPT-2)
+            nn.init.normal_(block.out.weight, std=(shape.heads * shape.head_size) ** -0.5 / (2 * layers) ** 0.5)
+            if isinstance(block.ffn, FeedForward):
+                nn.init.normal_(block.ffn.down.weight, std=shape.ffn_size**-0.5 / (2 * layers) ** 0.5)
+
+    def forward(self, x: Tensor, place: Place) -> Tensor:
+        """Map x [T, E] to [T, E]."""
+        for layer, block in enumerate(self.layers):
+            x = block(x, self.rotary, place, layer)
+        return x

@@ -1,0 +1,96 @@
+"""Base, pack and router: the three networks of ModularBase.
+
+Understanding ends at `hidden`, the adapter boundary; nothing below it depends on a pack.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from modularbase_core.graph.blocks import Stack
+from modularbase_core.graph.places import Place
+from modularbase_core.sdk.architecture import (
+    Architecture,
+    BaseArchitecture,
+    PackArchitecture,
+    RouterArchitecture,
+)
+
+
+class Base(nn.Module):
+    """Embedding, understanding layers, fusion layers and head."""
+
+    def __init__(self, architecture: BaseArchitecture) -> None:
+        super().__init__()
+        a, size = architecture, architecture.blocks.hidden_size
+        self.embedding = nn.Embedding(a.vocabulary_size, size)
+        self.understanding = Stack(a.blocks, a.understanding_layers, a.window.trained_tokens)
+        self.fusion = Stack(a.blocks, a.fusion_layers, a.window.trained_tokens)
+        self.norm = nn.RMSNorm(size, eps=a.blocks.norm_epsilon)
+        self.head = None if a.tied_embedding else nn.Linear(size, a.vocabulary_size, bias=False)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+
+    def understand(self, tokens: Tensor, place: Place) -> Tensor:
+        """Return hidden states [T, E] of `tokens` [T]."""
+        hidden: Tensor = self.understanding(self.embedding(tokens), place)
+        return hidden
+
+    def fuse(self, mixed: Tensor, place: Place, rows: Tensor) -> Tensor:
+        """Return logits [R, V] for `rows` [R] of the packs' blended output `mixed` [T, E]."""
+        x = self.norm(functional.embedding(rows, self.fusion(mixed, place)))
+        return functional.linear(x, self.embedding.weight if self.head is None else self.head.weight)
+
+
+class Pack(nn.Module):
+    """Input adapter, expert layers, output adapter. Adapters start as the identity where widths agree."""
+
+    def __init__(self, architecture: PackArchitecture) -> None:
+        super().__init__()
+        a, size = architecture, architecture.blocks.hidden_size
+        self.input_adapter = nn.Linear(a.base_hidden_size, size, bias=False)
+        self.experts = Stack(a.blocks, a.layers, a.window.trained_tokens)
+        self.output_adapter = nn.Linear(size, a.base_hidden_size, bias=False)
+        for adapter in (self.input_adapter, self.output_adapter):
+            nn.init.eye_(adapter.weight)
+
+    def forward(self, hidden: Tensor, place: Place) -> Tensor:
+        """Map the base's hidden states [T, E] to this pack's output [T, E]."""
+        out: Tensor = self.output_adapter(self.experts(self.input_adapter(hidden), place))
+        return out
+
+
+class Router(nn.Module):
+    """Pool a message's hidden states into a unit query, to be compared with the packs' keys."""
+
+    def __init__(self, architecture: RouterArchitecture) -> None:
+        super().__init__()
+        a = architecture
+        self.norm = nn.RMSNorm(a.base_hidden_size, eps=1e-6)
+        self.inner = nn.Linear(a.base_hidden_size, a.width)
+        self.score = nn.Linear(a.width, 1)
+        self.key = nn.Linear(a.width, a.key_size)
+
+    def forward(self, hidden: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
+        """Return unit queries [B, key_size] for rows starts[b] .. starts[b]+lengths[b] of `hidden` [T, E].
+
+        Attention pooling (Lin et al., 2017): a softmax over each message's own rows.
+        """
+        x = functional.silu(self.inner(self.norm(hidden)))
+        row = torch.arange(hidden.shape[0], device=hidden.device, dtype=starts.dtype)[None, :]
+        own = (row >= starts[:, None]) & (row < (starts + lengths)[:, None])
+        # scores are squashed to +-8, so exp needs no running maximum
+        weight = torch.exp(8.0 * torch.tanh(self.score(x)[:, 0] / 8.0))[None, :] * own.to(x.dtype)
+        pooled = torch.matmul(weight, x) / weight.sum(1, keepdim=True)
+        key = self.key(pooled)
+        return key * torch.rsqrt((key * key).sum(1, keepdim=True) + 1e-12)
+
+
+def build_network(architecture: Architecture) -> nn.Module:
+    """Make the network of an architecture, randomly initialised."""
+    if isinstance(architecture, BaseArchitecture):
+        return Base(architecture)
+    if isinstance(architecture, PackArchitecture):
+        return Pack(architecture)
+    return Router(architecture)

@@ -1,0 +1,147 @@
+"""The operations that a kernel replaces: functional torch custom ops with their eager reference.
+
+Each is `mutates_args=()` and returns the updated pages, so that it survives `torch.export`; the compiler
+maps it to a kernel that writes in place. Reductions and rotations are in float32 whatever the dtype.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from modularbase_core.sdk.architecture import PAGE_TOKENS
+
+
+def rotary_table(positions: int, head_size: int, theta: float) -> Tensor:
+    """Tabulate RoPE (Su et al., 2021; half-split as in Llama): [positions/16, D, 16] float32.
+
+    Rows 0..D/2 of a page hold cosines, rows D/2..D sines; the last axis is the token in its page.
+    """
+    frequency = theta ** (-torch.arange(0, head_size, 2, dtype=torch.float64) / head_size)
+    angle = torch.arange(positions, dtype=torch.float64)[:, None] * frequency
+    table = torch.cat([angle.cos(), angle.sin()], -1).to(torch.float32)
+    return table.view(-1, PAGE_TOKENS, head_size).transpose(1, 2).contiguous()
+
+
+def rotate(x: Tensor, table: Tensor, positions: Tensor) -> Tensor:
+    """Rotate `x` [T, heads, D] to `positions` [T] of `table`; float32 in, float32 out."""
+    half = x.shape[-1] // 2
+    both = table.transpose(1, 2).reshape(-1, x.shape[-1])[positions][:, None, :]
+    cos, sin, low, high = both[..., :half], both[..., half:], x[..., :half], x[..., half:]
+    return torch.cat([low * cos - high * sin, high * cos + low * sin], -1)
+
+
+@torch.library.custom_op("modularbase::append_kv", mutates_args=())
+def append_kv(pages: Tensor, qkv: Tensor, slots: Tensor, layer: int, heads: int) -> Tensor:
+    """Write the un-rotated keys and values of `qkv` into `pages` at `slots`; return the pages.
+
+    pages: [P, L, 2, K, 16*D]; a page of keys is [D, 16] (token innermost), of values [16, D].
+    qkv: [T, (H+2K)*D]. slots: [T] int32, page*16 + offset, all different. layer: index into L. heads: H.
+    """
+    _, _, _, kv_heads, page_size = pages.shape
+    size = page_size // PAGE_TOKENS
+    out = pages.clone()
+    page, offset = (slots // PAGE_TOKENS).long(), (slots % PAGE_TOKENS).long()
+    _, key, value = qkv.view(qkv.shape[0], -1, size).split([heads, kv_heads, kv_heads], 1)
+    out[:, layer, 0].unflatten(-1, (size, PAGE_TOKENS))[page, :, :, offset] = key
+    out[:, layer, 1].unflatten(-1, (PAGE_TOKENS, size))[page, :, offset] = value
+    return out
+
+
+@append_kv.register_fake
+def _(pages: Tensor, qkv: Tensor, slots: Tensor, layer: int, heads: int) -> Tensor:
+    return torch.empty_like(pages)
+
+
+@torch.library.custom_op("modularbase::attend", mutates_args=())
+def attend(
+    qkv: Tensor,
+    pages: Tensor,
+    rotary: Tensor,
+    starts: Tensor,
+    lengths: Tensor,
+    context: Tensor,
+    visible: Tensor,
+    layer: int,
+    heads: int,
+) -> Tensor:
+    """Causal grouped-query attention of new rows over each sequence's visible pages, RoPE at read time.
+
+    qkv: [T, (H+2K)*D]; only the queries are read, the keys are in `pages` already (see `append_kv`).
+    rotary: [N/16, D, 16] float32. Sequence b owns rows starts[b] .. starts[b]+lengths[b]; visible[b] [M] int32
+    lists its pages in compact order; the keys in that list at positions 0..context[b]+i are seen by row i, whose
+    own position is context[b]+i. Entries of `visible` past those positions are never read. Returns [T, H*D].
+    """
+    _, _, _, kv_heads, page_size = pages.shape
+    size = page_size // PAGE_TOKENS
+    query = qkv.view(qkv.shape[0], -1, size)[:, :heads].float()
+    out = torch.zeros(qkv.shape[0], heads, size, dtype=qkv.dtype)
+    for b in range(starts.shape[0]):
+        first, count, before = int(starts[b]), int(lengths[b]), int(context[b])
+        total = before + count
+        listed = pages[visible[b, : -(-total // PAGE_TOKENS)].long(), layer].float()
+        key = listed[:, 0].unflatten(-1, (size, PAGE_TOKENS)).permute(0, 3, 1, 2).flatten(0, 1)[:total]
+        value = listed[:, 1].unflatten(-1, (PAGE_TOKENS, size)).permute(0, 2, 1, 3).flatten(0, 1)[:total]
+        place = torch.arange(total)
+        key = rotate(key, rotary, place).repeat_interleave(heads // kv_heads, 1)
+        value = value.repeat_interleave(heads // kv_heads, 1)
+        rotated = rotate(query[first : first + count], rotary, place[before:])
+        score = torch.einsum("thd,nhd->htn", rotated, key) * size**-0.5
+        score = score.masked_fill(place[None, :] > place[before:, None], -torch.inf)
+        out[first : first + count] = torch.einsum("htn,nhd->thd", score.softmax(-1), value).to(qkv.dtype)
+    return out.flatten(1)
+
+
+@attend.register_fake
+def _(
+    qkv: Tensor,
+    pages: Tensor,
+    rotary: Tensor,
+    starts: Tensor,
+    lengths: Tensor,
+    context: Tensor,
+    visible: Tensor,
+    layer: int,
+    heads: int,
+) -> Tensor:
+    return qkv.new_empty(qkv.shape[0], heads * (pages.shape[4] // PAGE_TOKENS))
+
+
+@torch.library.custom_op("modularbase::append_hidden", mutates_args=())
+def append_hidden(pages: Tensor, hidden: Tensor, slots: Tensor) -> Tensor:
+    """Write `hidden` [T, E] into `pages` [P, 16, E] at `slots` [T] int32; return the pages."""
+    out = pages.clone()
+    out.view(-1, pages.shape[-1])[slots.long()] = hidden
+    return out
+
+
+@append_hidden.register_fake
+def _(pages: Tensor, hidden: Tensor, slots: Tensor) -> Tensor:
+    return torch.empty_like(pages)
+
+
+def moe_reference(x: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """Sum over each token's experts of gate * SwiGLU expert; differentiable (see `moe` for shapes)."""
+    out = torch.zeros_like(x)
+    for expert in range(gate_up.shape[0]):
+        token, slot = torch.nonzero(ids == expert, as_tuple=True)
+        gate, up = torch.nn.functional.linear(x[token], gate_up[expert]).chunk(2, -1)
+        hidden = torch.nn.functional.silu(gate) * up
+        part = torch.nn.functional.linear(hidden, down[expert])
+        out = out.index_add(0, token, part * gates[token, slot, None].to(x.dtype))
+    return out
+
+
+@torch.library.custom_op("modularbase::moe", mutates_args=())
+def moe(x: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """Run the chosen experts of each token.
+
+    x: [T, E]; ids: [T, k] int32 experts; gates: [T, k] float32; gate_up: [X, 2F, E]; down: [X, E, F].
+    Returns [T, E]. (Shazeer et al., 2017; SwiGLU experts as in Mixtral.)
+    """
+    return moe_reference(x, ids, gates, gate_up, down)
+
+
+@moe.register_fake
+def _(x: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    return torch.empty_like(x)

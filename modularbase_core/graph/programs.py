@@ -1,0 +1,158 @@
+"""What is compiled: the programs of each architecture, with the shapes they are exported at.
+
+A program is a torch module over tensors only (weights apart), ready for `torch.export`. Its inputs, their
+dtypes and symbolic dimensions are told here once; `device` reads them back from the artefact's metadata.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from modularbase_core.graph import ops
+from modularbase_core.graph.networks import Base, Pack, Router, build_network
+from modularbase_core.graph.places import Pages
+from modularbase_core.sdk.architecture import (
+    PAGE_TOKENS,
+    Architecture,
+    BaseArchitecture,
+    PackArchitecture,
+)
+
+FLOAT: Final = "float"  # the artefact's working dtype: float32 on CPU, float16 on CUDA
+INT: Final = "int32"
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One input of a program: a letter stands for a symbolic dimension, `updated` for a result in place."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    updated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A module to export. Results: the computed tensor first, then every `updated` input in order."""
+
+    name: str
+    module: nn.Module
+    inputs: tuple[Input, ...]
+
+
+def programs(architecture: Architecture) -> tuple[Program, ...]:
+    """List the programs of an architecture; weights are random, only names and shapes matter."""
+    network = build_network(architecture)
+    if isinstance(network, Base) and isinstance(architecture, BaseArchitecture):
+        size, blocks = architecture.blocks.hidden_size, architecture.blocks
+        hidden_pages = Input("hidden_pages", FLOAT, ("P", PAGE_TOKENS, size), updated=True)
+        understanding = _paged(architecture.understanding_layers, blocks.kv_heads, blocks.head_size)
+        fusion = _paged(architecture.fusion_layers, blocks.kv_heads, blocks.head_size)
+        rows = Input("rows", INT, ("R",))
+        return (
+            Program("understand", _Understand(network), (Input("tokens", INT, ("T",)), hidden_pages, *understanding)),
+            Program("recall_hidden", _RecallHidden(), (_fixed(hidden_pages), Input("slots", INT, ("T",)))),
+            Program("mix", _Mix(), (_rows("total", size), _rows("part", size), Input("weight", FLOAT, (1,)))),
+            Program("fuse", _Fuse(network), (_rows("mixed", size), rows, *fusion)),
+        )
+    if isinstance(network, Pack) and isinstance(architecture, PackArchitecture):
+        blocks = architecture.blocks
+        paged = _paged(architecture.layers, blocks.kv_heads, blocks.head_size)
+        return (Program("run", _RunPack(network), (_rows("hidden", architecture.base_hidden_size), *paged)),)
+    assert isinstance(network, Router) and not isinstance(architecture, (BaseArchitecture, PackArchitecture))
+    spans = (Input("starts", INT, ("B",)), Input("lengths", INT, ("B",)))
+    return (Program("route", network, (_rows("hidden", architecture.base_hidden_size), *spans)),)
+
+
+class _Understand(nn.Module):
+    def __init__(self, base: Base) -> None:
+        super().__init__()
+        self.base = base
+
+    def forward(
+        self,
+        tokens: Tensor,
+        hidden_pages: Tensor,
+        pages: Tensor,
+        slots: Tensor,
+        starts: Tensor,
+        lengths: Tensor,
+        context: Tensor,
+        visible: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        place = Pages(pages, slots, starts, lengths, context, visible)
+        hidden = self.base.understand(tokens, place)
+        return hidden, ops.append_hidden(hidden_pages, hidden, slots), place.pages
+
+
+class _RecallHidden(nn.Module):
+    def forward(self, hidden_pages: Tensor, slots: Tensor) -> Tensor:
+        return functional.embedding(slots, hidden_pages.flatten(0, 1))
+
+
+class _Mix(nn.Module):
+    def forward(self, total: Tensor, part: Tensor, weight: Tensor) -> Tensor:
+        return total + part * weight
+
+
+class _Fuse(nn.Module):
+    def __init__(self, base: Base) -> None:
+        super().__init__()
+        self.base = base
+
+    def forward(
+        self,
+        mixed: Tensor,
+        rows: Tensor,
+        pages: Tensor,
+        slots: Tensor,
+        starts: Tensor,
+        lengths: Tensor,
+        context: Tensor,
+        visible: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        place = Pages(pages, slots, starts, lengths, context, visible)
+        return self.base.fuse(mixed, place, rows), place.pages
+
+
+class _RunPack(nn.Module):
+    def __init__(self, pack: Pack) -> None:
+        super().__init__()
+        self.pack = pack
+
+    def forward(
+        self,
+        hidden: Tensor,
+        pages: Tensor,
+        slots: Tensor,
+        starts: Tensor,
+        lengths: Tensor,
+        context: Tensor,
+        visible: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        place = Pages(pages, slots, starts, lengths, context, visible)
+        return self.pack(hidden, place), place.pages
+
+
+def _paged(layers: int, kv_heads: int, head_size: int) -> tuple[Input, ...]:
+    return (
+        Input("pages", FLOAT, ("P", layers, 2, kv_heads, PAGE_TOKENS * head_size), updated=True),
+        Input("slots", INT, ("T",)),
+        Input("starts", INT, ("B",)),
+        Input("lengths", INT, ("B",)),
+        Input("context", INT, ("B",)),
+        Input("visible", INT, ("B", "M")),
+    )
+
+
+def _rows(name: str, width: int) -> Input:
+    return Input(name, FLOAT, ("T", width))
+
+
+def _fixed(value: Input) -> Input:
+    return Input(value.name, value.dtype, value.shape)

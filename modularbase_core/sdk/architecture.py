@@ -1,0 +1,180 @@
+"""The shapes of base, pack and router networks, as data.
+
+Decides which numbers describe a network and what makes two networks share one compiled artefact.
+The maths is in `graph`; this file imports neither torch nor TVM.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import Any, ClassVar, Final, TypeVar
+
+from modularbase_core.errors import ArchitectureError, nearest
+
+PAGE_TOKENS: Final = 16
+"""Tokens in a page of keys, values and hidden states."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """What a token may see, in tokens: sinks + recalled + recent + its own block <= trained_tokens."""
+
+    trained_tokens: int = 1024
+    block_tokens: int = 256
+    recent_tokens: int = 496
+    sink_tokens: int = 16
+
+    def __post_init__(self) -> None:
+        for name in ("trained_tokens", "block_tokens", "recent_tokens", "sink_tokens"):
+            _positive(self, name)
+            if getattr(self, name) % PAGE_TOKENS:
+                raise ArchitectureError(f"window.{name} is {getattr(self, name)}; use a multiple of {PAGE_TOKENS}")
+        if self.recall_tokens < 0:
+            raise ArchitectureError(
+                f"window: sink_tokens + recent_tokens + block_tokens is {self.trained_tokens - self.recall_tokens}, "
+                f"more than trained_tokens {self.trained_tokens}; lower recent_tokens or block_tokens"
+            )
+
+    @property
+    def recall_tokens(self) -> int:
+        """Tokens left for recalled pages."""
+        return self.trained_tokens - self.sink_tokens - self.recent_tokens - self.block_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blocks:
+    """One transformer block, Llama/Qwen2-shaped; `experts` > 0 makes its feed-forward a mixture."""
+
+    hidden_size: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    ffn_size: int
+    rope_theta: float = 10000.0
+    norm_epsilon: float = 1e-6
+    qkv_bias: bool = False
+    experts: int = 0
+    experts_per_token: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "heads", "kv_heads", "head_size", "ffn_size"):
+            _positive(self, name)
+        if self.heads % self.kv_heads:
+            raise ArchitectureError(f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
+        if self.head_size % 32:
+            raise ArchitectureError(f"head_size is {self.head_size}; use a multiple of 32")
+        if self.experts and not 0 < self.experts_per_token <= self.experts:
+            raise ArchitectureError(f"experts_per_token {self.experts_per_token} is not in 1..{self.experts}")
+
+    @property
+    def qkv_size(self) -> int:
+        """Width of the fused query, key and value projection."""
+        return (self.heads + 2 * self.kv_heads) * self.head_size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseArchitecture:
+    """Embedding, understanding layers, fusion layers and head."""
+
+    kind: ClassVar[str] = "base"
+    blocks: Blocks
+    vocabulary_size: int
+    understanding_layers: int
+    fusion_layers: int
+    tied_embedding: bool = True
+    window: Window = field(default_factory=Window)
+
+    def __post_init__(self) -> None:
+        for name in ("vocabulary_size", "understanding_layers", "fusion_layers"):
+            _positive(self, name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackArchitecture:
+    """Input adapter, expert layers and output adapter around `blocks`, for a base of `base_hidden_size`."""
+
+    kind: ClassVar[str] = "pack"
+    base_hidden_size: int
+    blocks: Blocks
+    layers: int
+    window: Window = field(default_factory=Window)
+
+    def __post_init__(self) -> None:
+        for name in ("base_hidden_size", "layers"):
+            _positive(self, name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterArchitecture:
+    """Attention pooling of the base's hidden states into a unit query of `key_size`."""
+
+    kind: ClassVar[str] = "router"
+    base_hidden_size: int
+    width: int
+    key_size: int
+
+    def __post_init__(self) -> None:
+        for name in ("base_hidden_size", "width", "key_size"):
+            _positive(self, name)
+
+
+Architecture = BaseArchitecture | PackArchitecture | RouterArchitecture
+
+
+def architecture_to_dict(architecture: Architecture) -> dict[str, Any]:
+    """Describe an architecture as plain JSON values."""
+    return {"kind": architecture.kind, **asdict(architecture)}
+
+
+def architecture_from_dict(value: Mapping[str, Any]) -> Architecture:
+    """Read what `architecture_to_dict` wrote.
+
+    Raises ArchitectureError on an unknown kind, key or value.
+    """
+    kinds: dict[str, type[Architecture]] = {
+        "base": BaseArchitecture,
+        "pack": PackArchitecture,
+        "router": RouterArchitecture,
+    }
+    kind = value.get("kind")
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ArchitectureError(f"architecture.kind is {kind!r}; use one of {', '.join(kinds)}")
+    rest: dict[str, Any] = {key: item for key, item in value.items() if key != "kind"}
+    if isinstance(rest.get("blocks"), Mapping):
+        rest["blocks"] = _build(Blocks, rest["blocks"], "architecture.blocks")
+    if isinstance(rest.get("window"), Mapping):
+        rest["window"] = _build(Window, rest["window"], "architecture.window")
+    return _build(kinds[kind], rest, "architecture")
+
+
+def architecture_key(architecture: Architecture) -> str:
+    """Return 16 hex digits that equal architectures share."""
+    text = json.dumps(architecture_to_dict(architecture), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _build(kind: type[_T], value: Mapping[str, Any], where: str) -> _T:
+    known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]  # every caller passes a dataclass
+    for key, given in value.items():
+        if key not in known:
+            raise ArchitectureError(f"{where} has the unknown key {key!r}{nearest(key, known)}")
+        wanted = {"int": int, "float": (int, float), "bool": bool, "Blocks": Blocks, "Window": Window}[
+            str(known[key].type)
+        ]
+        if not isinstance(given, wanted) or (isinstance(given, bool) and wanted is not bool):
+            raise ArchitectureError(f"{where}.{key} is {given!r}; expected {known[key].type}")
+    for name, item in known.items():
+        if name not in value and item.default is MISSING and item.default_factory is MISSING:
+            raise ArchitectureError(f"{where} lacks {name!r}")
+    return kind(**value)
+
+
+def _positive(owner: object, name: str) -> None:
+    value = getattr(owner, name)
+    if value <= 0:
+        raise ArchitectureError(f"{name} is {value}; it must be positive")
