@@ -6,6 +6,7 @@ ModularBaseError
 ├── DataError             training or evaluation data that cannot be read
 ├── ArchitectureError     a network description that makes no sense
 ├── ManifestError         a manifest that is missing, unreadable or wrong
+├── TokenizerError        a tokenizer file that is missing, unreadable or of another kind
 ├── WeightsError          a weight file that is missing, truncated or of the wrong shape
 ├── PackError             a pack that cannot be found, resolved or loaded
 │   └── PackIncompatible  a pack made for another base
@@ -41,6 +42,10 @@ class ArchitectureError(ModularBaseError):
 
 class ManifestError(ModularBaseError):
     """A manifest is missing, unreadable or wrong."""
+
+
+class TokenizerError(ModularBaseError):
+    """A tokenizer file is missing, unreadable or of another kind."""
 
 
 class WeightsError(ModularBaseError):
