@@ -1,0 +1,134 @@
+"""Weight files: safetensors in the portable form, to float32 arrays and back.
+
+Portable form: row-major F32, F16, or I8 beside `<name>.scale` F16, symmetric, one scale for 32 values along the
+last axis. The kernels' own layouts are made from these arrays elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modularbase_core.errors import WeightsError
+from modularbase_core.sdk.architecture import Architecture
+from modularbase_core.sdk.files import write_atomically
+from modularbase_core.sdk.parameters import QUANTISATION_GROUP, parameter_shapes, routing_shapes
+from modularbase_core.sdk.tensorfile import SCALE_SUFFIX, Entry, check_shapes, read_header
+
+Floats = NDArray[np.float32]
+
+_ALIGNMENT: Final = 64  # bytes; TVM takes no tensor that is less aligned
+_DTYPES: Final[dict[str, np.dtype[Any]]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "I8": np.dtype("i1")}
+_FLOAT16_MAX: Final = 65504.0
+
+
+def read_weights(path: Path, architecture: Architecture) -> dict[str, Floats]:
+    """Read every parameter of `architecture` as float32, dequantised, by state_dict name.
+
+    Raises WeightsError in one sentence: missing or truncated file, missing, unknown or misshapen tensor.
+    """
+    return read_tensors(path, parameter_shapes(architecture))
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """How a pack is found: score = sigmoid(scale * max(keys @ query) + bias). keys: [n, key_size], unit rows."""
+
+    keys: Floats
+    scale: float
+    bias: float
+
+
+def read_routing(path: Path, key_size: int) -> Routing:
+    """Read a pack's routing keys; raises WeightsError as `read_weights` does."""
+    values = read_tensors(path, routing_shapes(key_size))
+    return Routing(values["keys"], float(values["scale"][0]), float(values["bias"][0]))
+
+
+def read_tensors(path: Path, expected: Mapping[str, tuple[int | None, ...]]) -> dict[str, Floats]:
+    """Read exactly the `expected` tensors as float32; None in a shape is any size."""
+    entries = read_header(path)
+    check_shapes(path, entries, expected)
+    try:
+        stored = np.memmap(path, dtype=np.uint8, mode="r")
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+    tensors = {}
+    for name in expected:
+        values = _view(stored, entries[name])
+        if entries[name].dtype == "I8":
+            tensors[name] = _dequantise(values, _view(stored, entries[name + SCALE_SUFFIX]))
+        else:
+            tensors[name] = values.astype(np.float32)
+        if not np.isfinite(tensors[name]).all():
+            raise WeightsError(f"{path}: {name!r} holds values that are not finite; train or export it again")
+    return tensors
+
+
+def write_weights(path: Path, tensors: Mapping[str, Floats], *, quantise: bool = True) -> None:
+    """Write float32 `tensors` atomically; read them back with `read_weights`.
+
+    With `quantise`, matrices whose last axis is a multiple of 32 become int8 with a scale for 32 values (error at
+    most half a scale), the rest float16; without, all stay float32. Raises WeightsError on values not finite.
+    """
+    stored: dict[str, NDArray[Any]] = {}
+    for name, values in tensors.items():
+        if not np.isfinite(values).all():
+            raise WeightsError(f"{name!r} holds values that are not finite, so {path} is not written; lower the rate")
+        # beyond float16's range nothing is rounded away
+        if not quantise or np.abs(values).max(initial=0.0) > _FLOAT16_MAX:
+            stored[name] = np.ascontiguousarray(values, np.dtype("<f4"))
+        elif values.ndim >= 2 and values.size and values.shape[-1] % QUANTISATION_GROUP == 0:
+            stored[name], stored[name + SCALE_SUFFIX] = _quantise(values)
+        else:
+            stored[name] = np.ascontiguousarray(values, np.dtype("<f2"))
+    try:
+        write_atomically(path, _file_chunks(stored))
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be written ({error.strerror}); free space or write elsewhere") from error
+
+
+def _view(stored: NDArray[np.uint8], entry: Entry) -> NDArray[Any]:
+    raw = stored[entry.offset : entry.offset + entry.size_bytes]
+    if entry.offset % _DTYPES[entry.dtype].alignment:
+        raw = raw.copy()
+    return raw.view(_DTYPES[entry.dtype]).reshape(entry.shape)
+
+
+def _dequantise(values: NDArray[np.int8], scale: NDArray[np.float16]) -> Floats:
+    groups = values.reshape(*scale.shape, QUANTISATION_GROUP).astype(np.float32)
+    groups *= scale.astype(np.float32)[..., None]
+    return groups.reshape(values.shape)
+
+
+def _quantise(values: Floats) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
+    groups = values.reshape(*values.shape[:-1], -1, QUANTISATION_GROUP).astype(np.float32)
+    exact = np.abs(groups).max(-1) / 127
+    scale = exact.astype(np.float16)
+    # rounded up, so that no value leaves -127..127 and the error stays within half a scale
+    scale = np.where(scale.astype(np.float32) < exact, np.nextafter(scale, np.float16(np.inf)), scale)
+    divisor = np.where(scale == 0, np.float32(1), scale.astype(np.float32))
+    return np.rint(groups / divisor[..., None]).astype(np.int8).reshape(values.shape), scale.astype("<f2")
+
+
+def _file_chunks(stored: Mapping[str, NDArray[Any]]) -> list[bytes | memoryview]:
+    """Lay tensors out without gaps (the format forbids them) yet 64-byte aligned wherever sizes allow it."""
+    codes = {dtype: code for code, dtype in _DTYPES.items()}
+    # odd sizes last (float32 before float16 before int8), so that they push nothing else off its alignment
+    order = sorted(stored, key=lambda name: (stored[name].nbytes % _ALIGNMENT > 0, -stored[name].itemsize))
+    header, offset = {}, 0
+    for name in order:
+        values = stored[name]
+        span = [offset, offset + values.nbytes]
+        header[name] = {"dtype": codes[values.dtype], "shape": list(values.shape), "data_offsets": span}
+        offset += values.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
+    return [struct.pack("<Q", len(text)), text, *(values.tobytes() for values in map(stored.__getitem__, order))]
