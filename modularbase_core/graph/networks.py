@@ -37,10 +37,18 @@ class Base(nn.Module):
         hidden: Tensor = self.understanding(self.embedding(tokens), place)
         return hidden
 
+    def features(self, mixed: Tensor, place: Place, rows: Tensor) -> Tensor:
+        """Return what the head reads, [R, E], for `rows` [R] of the packs' blended output `mixed` [T, E]."""
+        out: Tensor = self.norm(functional.embedding(rows, self.fusion(mixed, place)))
+        return out
+
+    def head_weight(self) -> Tensor:
+        """Return the head's matrix [V, E]: the embedding's where they are tied."""
+        return self.embedding.weight if self.head is None else self.head.weight
+
     def fuse(self, mixed: Tensor, place: Place, rows: Tensor) -> Tensor:
         """Return logits [R, V] for `rows` [R] of the packs' blended output `mixed` [T, E]."""
-        x = self.norm(functional.embedding(rows, self.fusion(mixed, place)))
-        return functional.linear(x, self.embedding.weight if self.head is None else self.head.weight)
+        return functional.linear(self.features(mixed, place, rows), self.head_weight())
 
 
 class Pack(nn.Module):

@@ -1,0 +1,112 @@
+"""Run a recipe: load what it stands on, walk the loop, leave a checkpoint that the next stage and `ship` read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+from modularbase_core.errors import ConfigError, DataError
+from modularbase_core.graph.networks import Base, Pack
+from modularbase_core.sdk.architecture import BaseArchitecture, PackArchitecture
+from modularbase_core.text.template import BEGIN, CONTROL_TOKENS, END
+from modularbase_core.train.language import Loss, Whole
+from modularbase_core.train.loop import Batch, Schedule, train
+from modularbase_core.train.packing import Tokens, join, pack_sources, windows
+from modularbase_core.train.recall import recall_documents
+from modularbase_core.train.recipe import Recipe, read_recipe
+
+import numpy as np
+
+
+def run_recipe(path: Path, *, data: Path, runs: Path, quiet: bool = False, compiled: bool = True) -> Path:
+    """Train one recipe and return its checkpoint; an interrupted run resumes from there.
+
+    data: the folder the recipe's files are relative to. runs: where each stage keeps `NAME/checkpoint.pt`.
+    """
+    recipe = read_recipe(path)
+    checkpoint = runs / recipe.name / "checkpoint.pt"
+    if recipe.stage == "router":
+        from modularbase_core.train.router import train_router
+
+        train_router(recipe, data=data, runs=runs, checkpoint=checkpoint, quiet=quiet)
+        return checkpoint
+    torch.manual_seed(recipe.seed)
+    tokenizer = Tokenizer.from_file(str(path.parent / recipe.tokenizer))
+    model = build_model(recipe, runs, tokenizer.token_to_id(BEGIN))
+    tokens = _tokens(recipe, data, tokenizer)
+    schedule = Schedule(
+        steps=recipe.steps,
+        matrix_rate=recipe.matrix_rate,
+        other_rate=recipe.other_rate,
+        warmup_steps=recipe.warmup_steps,
+        decay_share=recipe.decay_share,
+    )
+    loss = Loss(model, compiled=compiled)
+    train(model, loss, lambda step: _batches(recipe, tokens, step), schedule, checkpoint, quiet=quiet)
+    return checkpoint
+
+
+def build_model(recipe: Recipe, runs: Path, begin: int) -> Whole:
+    """Make the stage's model from the runs it stands on."""
+    if recipe.stage == "base":
+        if not isinstance(recipe.architecture, BaseArchitecture) or not isinstance(recipe.pack, PackArchitecture):
+            raise ConfigError(f"recipe {recipe.name!r}: a base needs an [architecture] and the [pack] of its trunk")
+        return Whole(Base(recipe.architecture), Pack(recipe.pack), begin, frozen_base=False)
+    if recipe.base is None or not isinstance(recipe.pack, PackArchitecture):
+        raise ConfigError(f"recipe {recipe.name!r}: a pack needs `base` (a run) and its own [pack] architecture")
+    model = Whole(load_base(recipe, runs), Pack(recipe.pack), begin, frozen_base=True)
+    if recipe.start:
+        model.pack.load_state_dict(part_of(runs / recipe.start / "checkpoint.pt", "pack."))
+    return model
+
+
+def load_base(recipe: Recipe, runs: Path) -> Base:
+    """Load the base of the run that `recipe.base` names; its architecture stands in this recipe."""
+    if recipe.base is None or not isinstance(recipe.architecture, BaseArchitecture):
+        raise ConfigError(f"recipe {recipe.name!r}: give `base` (a run) and that base's [architecture]")
+    base = Base(recipe.architecture)
+    base.load_state_dict(part_of(runs / recipe.base / "checkpoint.pt", "base."))
+    return base
+
+
+def part_of(checkpoint: Path, prefix: str) -> dict[str, torch.Tensor]:
+    """Return the weights under `prefix` in a checkpoint."""
+    if not checkpoint.exists():
+        raise DataError(f"{checkpoint} does not exist; run that stage first")
+    state: dict[str, torch.Tensor] = torch.load(checkpoint, weights_only=True)["network"]
+    return {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _tokens(recipe: Recipe, data: Path, tokenizer: Tokenizer) -> Tokens:
+    longest = recipe.windows[-1][1]
+    tokens = pack_sources(
+        recipe.mix, data, tokenizer, response_only=recipe.response_only, longest=longest, seed=recipe.seed
+    )
+    if not recipe.recall_tokens:
+        return tokens
+    begin, end = tokenizer.token_to_id(BEGIN), tokenizer.token_to_id(END)
+    recalled = join(
+        recall_documents(tokens, recipe.recall_tokens, begin, end, control=len(CONTROL_TOKENS), seed=recipe.seed)
+    )
+    # spread: a recall stretch after each of 400 stretches of the mix
+    texts = zip(np.array_split(tokens.ids, 400), np.array_split(recalled.ids, 400), strict=True)
+    learns = zip(np.array_split(tokens.learn, 400), np.array_split(recalled.learn, 400), strict=True)
+    return Tokens(
+        np.concatenate([part for pair in texts for part in pair]),
+        np.concatenate([part for pair in learns for part in pair]),
+    )
+
+
+def _batches(recipe: Recipe, tokens: Tokens, step: int) -> Iterator[Batch]:
+    phases = [*recipe.phases(), (recipe.steps, 0)]
+    for (first, length), (last, _) in zip(phases, phases[1:], strict=False):
+        if step < last:
+            begun = max(step, first)
+            stream = windows(
+                tokens, length, recipe.batch_tokens // length, seed=recipe.seed + length, start=begun - first
+            )
+            for _, batch in zip(range(last - begun), stream, strict=False):
+                yield batch
