@@ -1,0 +1,1 @@
+"""Context: which pages hold which tokens, and who may use them."""
