@@ -31,8 +31,8 @@ def parameter_shapes(architecture: Architecture) -> dict[str, Shape]:
     return dict(_router(architecture))
 
 
-def routing_shapes(key_size: int) -> dict[str, tuple[int | None, ...]]:
-    """List the tensors of a pack's routing.safetensors: any number of keys, one scale, one bias."""
+def routing_shapes(key_size: int | None = None) -> dict[str, tuple[int | None, ...]]:
+    """List the tensors of a pack's routing.safetensors: any number of keys (of any size: None), one scale, one bias."""
     return {"keys": (None, key_size), "scale": (1,), "bias": (1,)}
 
 
