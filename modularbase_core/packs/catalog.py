@@ -145,5 +145,5 @@ def _distribution(entry: EntryPoint) -> str:
 
 
 def _told(error: BaseException) -> str:
-    first = (str(error).splitlines() or [""])[0]
-    return first if isinstance(error, ModularBaseError) else f"{type(error).__name__}: {first}"
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ModularBaseError) else f"{type(error).__name__}: {text}"
