@@ -1,0 +1,91 @@
+"""The settings of an engine: validated values, from TOML or code.
+
+How tokens are sampled is a matter of each request, see `turn.sample`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from modularbase_core.errors import ConfigError, nearest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def default_cache_dir() -> Path:
+    """Return where compiled artefacts are kept unless a setting says otherwise."""
+    return platformdirs.user_cache_path("modularbase", appauthor=False)
+
+
+def default_config_file() -> Path:
+    """Return the settings file that is read if it exists."""
+    return platformdirs.user_config_path("modularbase", appauthor=False) / "config.toml"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """What an engine may use. base: id of the base pack, None for the only one installed.
+
+    threads: 0 is one per physical core. slots: on-demand packs held at once. hot_tokens: tokens of context kept in
+    memory, over all sequences. memory_bytes: all that weights, slots, pages and workspace may take.
+    max_prompt_bytes: longest message taken, in UTF-8 bytes.
+    """
+
+    base: str | None = None
+    cache_dir: Path = field(default_factory=default_cache_dir)
+    threads: int = 0
+    slots: int = 2
+    hot_tokens: int = 8192
+    memory_bytes: int = 4 << 30
+    max_prompt_bytes: int = 256 << 10
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("threads", 0, 1024),
+            ("slots", 1, 64),
+            ("hot_tokens", 1024, 1 << 24),
+            ("memory_bytes", 1 << 20, 1 << 48),
+            ("max_prompt_bytes", 1, 1 << 30),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                raise ConfigError(f"{name} is {value!r}; use a whole number from {low} to {high}")
+
+    @classmethod
+    def read(cls, path: Path) -> EngineConfig:
+        """Read a TOML file; raises ConfigError, one sentence that begins with `path`."""
+        try:
+            return cls.from_dict(tomllib.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError as error:
+            raise ConfigError(f"{path} does not exist; name another settings file") from error
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not TOML ({error}); correct it") from error
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, object]) -> EngineConfig:
+        """Take settings by name; raises ConfigError on an unknown name or a value out of range."""
+        known = [item.name for item in fields(cls)]
+        for key in value:
+            if key not in known:
+                raise ConfigError(f"unknown setting {key!r}{nearest(key, known)}; rename or remove it")
+        # Any, because the settings differ in type; __post_init__ checks the numbers
+        settings: dict[str, Any] = dict(value)
+        for key in ("base", "cache_dir"):
+            if key in settings and not isinstance(settings[key], str):
+                raise ConfigError(f"{key} is {settings[key]!r}; use a string")
+        if "cache_dir" in settings:
+            settings["cache_dir"] = Path(settings["cache_dir"]).expanduser()
+        return cls(**settings)

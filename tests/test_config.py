@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modularbase_core.config import EngineConfig
+from modularbase_core.errors import ConfigError
+
+
+def test_settings_come_from_toml(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text('base = "nano-base"\ncache_dir = "~/models"\nslots = 3\n')
+    config = EngineConfig.read(path)
+    assert config == EngineConfig(base="nano-base", cache_dir=Path.home() / "models", slots=3)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("slot = 3", r"unknown setting 'slot'; did you mean 'slots'\?"),
+        ("slots = 0", "slots is 0; use a whole number from 1 to 64"),
+        ("slots = true", "slots is True; use a whole number"),
+        ('threads = "two"', "threads is 'two'; use a whole number"),
+        ("memory_bytes = 1e9", "memory_bytes is 1000000000.0; use a whole number"),
+        ("cache_dir = 3", "cache_dir is 3; use a string"),
+        ("slots = ", "is not TOML"),
+        ("[engine]\nslots = 2", "unknown setting 'engine'"),
+    ],
+)
+def test_what_is_wrong_is_told_with_the_file(tmp_path, text, told):
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=told) as caught:
+        EngineConfig.read(path)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_a_file_that_is_not_there_or_not_text_is_told(tmp_path):
+    with pytest.raises(ConfigError, match=r"config\.toml does not exist"):
+        EngineConfig.read(tmp_path / "config.toml")
+    (tmp_path / "config.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="is not TOML"):
+        EngineConfig.read(tmp_path / "config.toml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        EngineConfig.read(tmp_path)
+
+
+@given(st.dictionaries(st.text(), st.none() | st.integers() | st.text() | st.floats()))
+def test_any_settings_are_taken_or_refused_in_a_sentence(settings):
+    try:
+        EngineConfig.from_dict(settings)
+    except ConfigError as error:
+        assert str(error)
