@@ -33,7 +33,7 @@ def default_config_file() -> Path:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """What an engine may use. base: id of the base pack, None for the only one installed.
+    """What an engine may use. base: id of the base pack, None for the only one installed. device: cpu or cuda.
 
     threads: 0 is one per physical core. slots: on-demand packs held at once. hot_tokens: tokens of context kept in
     memory, over all sequences. memory_bytes: all that weights, slots, pages and workspace may take.
@@ -41,6 +41,7 @@ class EngineConfig:
     """
 
     base: str | None = None
+    device: str = "cpu"
     cache_dir: Path = field(default_factory=default_cache_dir)
     threads: int = 0
     slots: int = 2
@@ -49,6 +50,8 @@ class EngineConfig:
     max_prompt_bytes: int = 256 << 10
 
     def __post_init__(self) -> None:
+        if self.device not in ("cpu", "cuda"):
+            raise ConfigError(f"device is {self.device!r}; use cpu or cuda")
         for name, low, high in (
             ("threads", 0, 1024),
             ("slots", 1, 64),
@@ -83,7 +86,7 @@ class EngineConfig:
                 raise ConfigError(f"unknown setting {key!r}{nearest(key, known)}; rename or remove it")
         # Any, because the settings differ in type; __post_init__ checks the numbers
         settings: dict[str, Any] = dict(value)
-        for key in ("base", "cache_dir"):
+        for key in ("base", "device", "cache_dir"):
             if key in settings and not isinstance(settings[key], str):
                 raise ConfigError(f"{key} is {settings[key]!r}; use a string")
         if "cache_dir" in settings:

@@ -10,6 +10,7 @@ ModularBaseError
 ├── WeightsError          a weight file that is missing, truncated or of the wrong shape
 ├── PackError             a pack that cannot be found, resolved or loaded
 │   └── PackIncompatible  a pack made for another base
+├── PluginError           an installed plugin whose code cannot be used
 ├── BudgetError           something that does not fit the planned memory
 └── ArtefactError         a compiled artefact that cannot be built, written or read
 """
@@ -58,6 +59,10 @@ class PackError(ModularBaseError):
 
 class PackIncompatible(PackError):
     """A pack was made for another base."""
+
+
+class PluginError(ModularBaseError):
+    """An installed plugin's code cannot be used."""
 
 
 class BudgetError(ModularBaseError):

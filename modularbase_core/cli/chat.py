@@ -1,0 +1,111 @@
+"""`modularbase chat`: ask once, pipe a question in, or hold a conversation."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Final
+
+import click
+
+from modularbase_core.cli.progress import progress_bar
+from modularbase_core.cli.report import json_option
+from modularbase_core.cli.settings import read_settings, settings_options
+from modularbase_core.errors import InputError
+
+_STDIN: Final = "standard input"
+
+
+@click.command()
+@click.argument("question", required=False)
+@click.option("-p", "--pack", "packs", multiple=True, metavar="ID[,ID]", help="Answer with these packs, unrouted.")
+@click.option("-s", "--system", help="A system message.")
+@click.option("--max-tokens", type=int, default=512, show_default=True, help="Longest answer.")
+@click.option("-t", "--temperature", type=float, default=0.7, show_default=True, help="0 is greedy.")
+@click.option("--top-k", type=int, default=0, show_default=True, help="Keep so many tokens; 0 keeps all.")
+@click.option("--top-p", type=float, default=0.9, show_default=True, help="Keep the smallest set reaching this.")
+@click.option("--min-p", type=float, default=0.0, show_default=True, help="Drop below this share of the best.")
+@click.option("--repetition-penalty", type=float, default=1.1, show_default=True, help="1 is none.")
+@click.option("--presence-penalty", type=float, default=0.0, show_default=True)
+@click.option("--frequency-penalty", type=float, default=0.0, show_default=True)
+@click.option("--seed", type=int, help="Makes sampling repeatable.")
+@click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be repeated.")
+@click.option("--logprobs", type=int, metavar="N", help="With --json: each token's logprob and the N likeliest.")
+@click.option("--quiet", is_flag=True, help="Show the answer alone: neither packs nor progress.")
+@json_option
+@settings_options
+def chat(
+    question: str | None,
+    packs: tuple[str, ...],
+    system: str | None,
+    quiet: bool,
+    as_json: bool,
+    config_file: Path | None,
+    cache_dir: Path | None,
+    **sampling: float | int | tuple[str, ...] | None,
+) -> None:
+    """Answer QUESTION, or what is piped in, or else talk.
+
+    The packs that answer are shown on standard error.
+    """
+    from modularbase_core import host as hosts
+    from modularbase_core.cli.conversation import Conversation
+    from modularbase_core.turn.sample import SamplingConfig
+
+    config = read_settings(config_file, cache_dir)
+    chosen = SamplingConfig(**sampling)  # type: ignore[arg-type]  # click gives each option its type
+    if question is None and not sys.stdin.isatty():
+        question = read_question(config.max_prompt_bytes)
+    elif question is not None:
+        question = check_question(question, "the question", config.max_prompt_bytes)
+    if system is not None:
+        check_question(system, "the system message", config.max_prompt_bytes)
+    forced = [word.strip() for words in packs for word in words.split(",") if word.strip()]
+    with progress_bar(quiet=quiet) as progress, hosts.build(config, progress=progress) as host:
+        conversation = Conversation(
+            host,
+            chosen,
+            packs=[host.catalog.find(word).id for word in forced] or None,
+            system=system,
+            max_prompt_bytes=config.max_prompt_bytes,
+            as_json=as_json,
+            quiet=quiet,
+        )
+        if question is not None:
+            conversation.ask(question)
+        else:
+            conversation.talk()
+
+
+def read_question(max_bytes: int) -> str:
+    """Read all of standard input; raises InputError when it is empty, too long or not UTF-8."""
+    content = sys.stdin.buffer.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise _too_long(_STDIN, "more than", max_bytes, max_bytes)
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{_STDIN} is not UTF-8 (byte 0x{content[error.start]:02x} at {error.start}); convert it with iconv"
+        ) from error
+    return check_question(text, _STDIN, max_bytes)
+
+
+def check_question(text: str, source: str, max_bytes: int) -> str:
+    """Return `text`; raises InputError when it is empty, too long or was not UTF-8."""
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:  # the shell's bytes come as lone surrogates
+        raise InputError(f"{source} is not UTF-8 (at character {error.start}); convert it with iconv") from error
+    if not text.strip():
+        raise InputError(f"{source} is empty; write a question")
+    if size > max_bytes:
+        raise _too_long(source, "", size, max_bytes)
+    return text
+
+
+def _too_long(source: str, more: str, size: int, max_bytes: int) -> InputError:
+    size_text = f"{more} {size}".strip()
+    return InputError(
+        f"{source} has {size_text} bytes, at most {max_bytes} are taken; shorten it or raise max_prompt_bytes"
+    )

@@ -1,0 +1,175 @@
+"""A conversation in the terminal: streams answers, shows who gave them, keeps the history."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import click
+
+from modularbase_core.cli.chat import check_question
+from modularbase_core.cli.report import print_json
+from modularbase_core.errors import InputError, ModularBaseError, nearest
+from modularbase_core.text.template import Message
+from modularbase_core.turn.stages import Event, Finished, Routed, RoutedPack, Token
+
+if TYPE_CHECKING:
+    from modularbase_core.host import Host
+    from modularbase_core.turn.sample import SamplingConfig
+
+_HELP: Final = """\
+/packs   the packs that can answer
+/new     forget the conversation
+/quit    leave (so does Ctrl-D)
+Ctrl-C ends an answer."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """What has come of an answer so far."""
+
+    text: str = ""
+    routed: Routed | None = None
+    finished: Finished | None = None
+    tokens: list[Token] = field(default_factory=list)
+
+    def add(self, event: Event) -> str:
+        """Take an event in; return the text that became certain with it."""
+        if isinstance(event, Routed):
+            self.routed = event
+            return ""
+        if isinstance(event, Finished):
+            self.finished = event
+        else:
+            self.tokens.append(event)
+        self.text += event.text
+        return event.text
+
+    # Any: plain JSON values
+    def to_dict(self, *, with_logprobs: bool) -> dict[str, Any]:
+        """Describe the answer as plain JSON values."""
+        plain: dict[str, Any] = {"text": self.text}
+        if self.routed:
+            plain["packs"] = [asdict(pack) for pack in self.routed.packs]
+            plain["scores"] = self.routed.scores
+            plain["notes"] = list(self.routed.notes)
+        if self.finished:
+            plain["finish_reason"] = self.finished.reason
+            plain["stop"] = self.finished.stop
+            plain["prompt_tokens"] = self.finished.prompt_tokens
+            plain["generated_tokens"] = self.finished.generated_tokens
+        if with_logprobs:
+            plain["tokens"] = [
+                {"text": one.text, "id": one.token_id, "logprob": one.logprob, "top": one.top} for one in self.tokens
+            ]
+        return plain
+
+
+class Conversation:
+    """Messages so far, and how the next is answered. packs: ids that answer, None to let the router choose."""
+
+    def __init__(
+        self,
+        host: Host,
+        sampling: SamplingConfig,
+        *,
+        packs: Sequence[str] | None,
+        system: str | None,
+        max_prompt_bytes: int,
+        as_json: bool,
+        quiet: bool,
+    ) -> None:
+        self._host, self._sampling, self._packs = host, sampling, packs
+        self._max_prompt_bytes, self._as_json, self._quiet = max_prompt_bytes, as_json, quiet
+        self._opening = [Message("system", system)] if system is not None else []
+        self.messages = list(self._opening)
+
+    def ask(self, question: str) -> None:
+        """Stream the answer to `question`; it joins the history, also when Ctrl-C cut it short.
+
+        Raises what the host raises (the question then leaves no trace), and KeyboardInterrupt.
+        """
+        asked = [*self.messages, Message("user", question)]
+        answer = Answer()
+        # a generator, so that closing it frees what the answer holds when it is cut short
+        events = cast(Generator[Event, None, None], self._host.chat(asked, self._sampling, packs=self._packs))
+        try:
+            with closing(events):
+                for event in events:
+                    self._show(event, answer.add(event))
+        except KeyboardInterrupt:
+            if not self._as_json:
+                click.echo()
+            self._keep(asked, answer)
+            raise
+        if self._as_json:
+            print_json(answer.to_dict(with_logprobs=self._sampling.logprobs is not None), one_line=True)
+        else:
+            click.echo()
+        self._keep(asked, answer)
+
+    def talk(self) -> None:
+        """Ask again and again until /quit or the end of input."""
+        with suppress(ImportError):  # line editing, where Python has it
+            import readline  # noqa: F401
+        if not self._quiet:
+            click.secho("Ask something; /help tells more.", dim=True, err=True)
+        while True:
+            try:
+                line = self._read_line()
+            except EOFError:
+                click.echo(err=True)
+                return
+            if line.strip() == "/quit":
+                return
+            if not line.strip():
+                continue
+            try:
+                if line.startswith("/") and " " not in line.strip():
+                    self._command(line.strip())
+                else:
+                    self.ask(check_question(line, "the question", self._max_prompt_bytes))
+            except KeyboardInterrupt:
+                continue
+            except ModularBaseError as error:
+                click.echo(f"error: {error}", err=True)
+
+    def _read_line(self) -> str:
+        while True:
+            try:
+                # input() alone gives line editing; it writes its prompt to standard output
+                return input("> ") if sys.stdin.isatty() else input()
+            except UnicodeDecodeError as error:
+                click.echo(f"error: the line is not UTF-8 (at byte {error.start}); check the terminal", err=True)
+
+    def _command(self, line: str) -> None:
+        if line == "/help":
+            click.echo(_HELP)
+        elif line == "/new":
+            self.messages = list(self._opening)
+        elif line == "/packs":
+            for one in self._host.catalog.packs:
+                click.echo(f"{one.id}  {one.manifest.version}  {one.manifest.type}  {one.manifest.name}")
+        else:
+            hint = nearest(line, ("/help", "/packs", "/new", "/quit"))
+            raise InputError(f"there is no command {line}{hint}; /help lists them")
+
+    def _keep(self, asked: list[Message], answer: Answer) -> None:
+        if answer.text:
+            self.messages = [*asked, Message("assistant", answer.text)]
+
+    def _show(self, event: Event, text: str) -> None:
+        if isinstance(event, Routed) and not self._quiet:
+            for note in event.notes:
+                click.secho(f"note: {note}", dim=True, err=True)
+            if not self._as_json:
+                click.secho(f"[{' + '.join(map(_share, event.packs))}]", dim=True, err=True)
+        if text and not self._as_json:
+            click.echo(text, nl=False)
+
+
+def _share(pack: RoutedPack) -> str:
+    return pack.id if pack.weight >= 0.995 else f"{pack.id} {pack.weight:.0%}"

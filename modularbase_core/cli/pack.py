@@ -1,0 +1,89 @@
+"""`modularbase pack`: what is installed. Installing and removing is pip's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from modularbase_core.cli.report import json_option, print_json
+from modularbase_core.cli.settings import read_settings, settings_options
+from modularbase_core.errors import PackError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def pack() -> None:
+    """List the installed packs; pip installs and removes them."""
+
+
+@pack.command(name="list")
+@json_option
+@settings_options
+def list_packs(as_json: bool, config_file: Path | None, cache_dir: Path | None) -> None:
+    """List the packs that are installed, and what is broken and why."""
+    report = describe_packs(read_settings(config_file, cache_dir).base)
+    if as_json:
+        print_json(report)
+    else:
+        click.echo(format_packs(report))
+
+
+# Any: plain JSON values
+def describe_packs(base_id: str | None) -> dict[str, Any]:
+    """Describe packs and broken plugins; `refused` says why a sound pack cannot run on this base."""
+    from modularbase_core.packs.catalog import discover
+    from modularbase_core.packs.resolve import line_up
+
+    catalog = discover()
+    refused: dict[str, str] = {}
+    problem = None
+    try:
+        refused = line_up(catalog, base_id).refused
+    except PackError as error:
+        problem = str(error)
+    return {
+        "packs": [
+            {
+                "id": one.id,
+                "aliases": list(one.manifest.aliases),
+                "name": one.manifest.name,
+                "version": one.manifest.version,
+                "type": one.manifest.type,
+                "base": one.manifest.base,
+                "languages": list(one.manifest.languages),
+                "size_mb": one.manifest.size_mb,
+                "licence": one.manifest.licence,
+                "description": one.manifest.description,
+                "distribution": one.distribution,
+                "directory": str(one.pack.directory),
+                "refused": refused.get(one.id),
+            }
+            for one in catalog.packs
+        ],
+        "broken": [
+            {"name": one.name, "distribution": one.distribution, "reason": one.reason} for one in catalog.broken
+        ],
+        "problem": problem,
+    }
+
+
+def format_packs(report: dict[str, Any]) -> str:
+    """Lay the description out as a table, a line a pack."""
+    rows = [
+        (
+            one["id"] + (f" ({', '.join(one['aliases'])})" if one["aliases"] else ""),
+            one["version"],
+            one["type"],
+            f"{one['size_mb']:.1f} MB",
+            one["distribution"],
+        )
+        for one in report["packs"]
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines += [f"refused: {one['refused']}" for one in report["packs"] if one["refused"]]
+    lines += [f"broken: {one['name']} of {one['distribution']}: {one['reason']}" for one in report["broken"]]
+    if report["problem"]:
+        lines.append(f"chat cannot start: {report['problem']}")
+    return "\n".join(lines)

@@ -1,0 +1,49 @@
+"""`modularbase train`: run training recipes and ship what they made as packs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from modularbase_core.cli.report import json_option, print_json
+
+
+@click.command()
+@click.argument("recipes", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option(
+    "--data",
+    required=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder that the recipes' files are relative to.",
+)
+@click.option(
+    "--runs",
+    default="runs",
+    show_default=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of checkpoints; an interrupted run resumes from there.",
+)
+@click.option("--ship", is_flag=True, help="Write the pack directory that each recipe names.")
+@click.option("--eager", is_flag=True, help="Do not use torch.compile.")
+@click.option("--quiet", is_flag=True, help="Print no losses.")
+@json_option
+def train(
+    recipes: tuple[Path, ...], data: Path, runs: Path, ship: bool, eager: bool, quiet: bool, as_json: bool
+) -> None:
+    """Train RECIPES (TOML files) one after the other."""
+    from modularbase_core.train.run import run_recipe
+    from modularbase_core.train.ship import ship_recipe
+
+    report = []
+    for recipe in recipes:
+        checkpoint = run_recipe(recipe, data=data, runs=runs, quiet=quiet or as_json, compiled=not eager)
+        shipped = ship_recipe(recipe, data=data, runs=runs, quiet=quiet or as_json) if ship else None
+        report.append(
+            {"recipe": str(recipe), "checkpoint": str(checkpoint), "pack": None if shipped is None else str(shipped)}
+        )
+    if as_json:
+        print_json(report)
+        return
+    for line in report:
+        click.echo(f"{line['recipe']}: {line['pack'] or line['checkpoint']}")
