@@ -1,0 +1,1 @@
+"""The engine: requests and who runs when."""

@@ -70,9 +70,7 @@ class Stack(nn.Module):
     def __init__(self, shape: Blocks, layers: int, positions: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(Block(shape) for _ in range(layers))
-        self.register_buffer(
-            "rotary", rotary_table(positions, shape.head_size, shape.rope_theta), persistent=False
-        )
+        self.register_buffer("rotary", rotary_table(positions, shape.head_size, shape.rope_theta), persistent=False)
         for block in self.modules():
             if isinstance(block, nn.Linear):
                 nn.init.normal_(block.weight, std=shape.hidden_size**-0.5)
@@ -81,7 +79,9 @@ class Stack(nn.Module):
             elif isinstance(block, Mixture):
                 nn.init.normal_(block.gate_up, std=shape.hidden_size**-0.5)
                 nn.init.normal_(block.down, std=shape.ffn_size**-0.5 / (2 * layers) ** 0.5)
-        for block in self.layers:
+        for block in self.modules():
+            if not isinstance(block, Block):
+                continue
             # residual branches start small, so depth does not blow up the stream (GPT-2)
             nn.init.normal_(block.out.weight, std=(shape.heads * shape.head_size) ** -0.5 / (2 * layers) ** 0.5)
             if isinstance(block.ffn, FeedForward):

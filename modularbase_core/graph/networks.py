@@ -92,7 +92,8 @@ class Router(nn.Module):
         weight = torch.exp(8.0 * torch.tanh(self.score(x)[:, 0] / 8.0))[None, :] * own.to(x.dtype)
         pooled = torch.matmul(weight, x) / weight.sum(1, keepdim=True)
         key = self.key(pooled)
-        return key * torch.rsqrt((key * key).sum(1, keepdim=True) + 1e-12)
+        out: Tensor = key * torch.rsqrt((key * key).sum(1, keepdim=True) + 1e-12)
+        return out
 
 
 def build_network(architecture: Architecture) -> nn.Module:

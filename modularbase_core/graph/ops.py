@@ -42,9 +42,9 @@ def append_kv(pages: Tensor, qkv: Tensor, slots: Tensor, layer: int, heads: int)
     size = page_size // PAGE_TOKENS
     out = pages.clone()
     page, offset = (slots // PAGE_TOKENS).long(), (slots % PAGE_TOKENS).long()
-    _, key, value = qkv.view(qkv.shape[0], -1, size).split([heads, kv_heads, kv_heads], 1)
-    out[:, layer, 0].unflatten(-1, (size, PAGE_TOKENS))[page, :, :, offset] = key
-    out[:, layer, 1].unflatten(-1, (PAGE_TOKENS, size))[page, :, offset] = value
+    _, key, value = torch.split(qkv.view(qkv.shape[0], -1, size), [heads, kv_heads, kv_heads], 1)
+    torch.unflatten(out[:, layer, 0], -1, (size, PAGE_TOKENS))[page, :, :, offset] = key
+    torch.unflatten(out[:, layer, 1], -1, (PAGE_TOKENS, size))[page, :, offset] = value
     return out
 
 
@@ -80,8 +80,8 @@ def attend(
         first, count, before = int(starts[b]), int(lengths[b]), int(context[b])
         total = before + count
         listed = pages[visible[b, : -(-total // PAGE_TOKENS)].long(), layer].float()
-        key = listed[:, 0].unflatten(-1, (size, PAGE_TOKENS)).permute(0, 3, 1, 2).flatten(0, 1)[:total]
-        value = listed[:, 1].unflatten(-1, (PAGE_TOKENS, size)).permute(0, 2, 1, 3).flatten(0, 1)[:total]
+        key = torch.unflatten(listed[:, 0], -1, (size, PAGE_TOKENS)).permute(0, 3, 1, 2).flatten(0, 1)[:total]
+        value = torch.unflatten(listed[:, 1], -1, (PAGE_TOKENS, size)).permute(0, 2, 1, 3).flatten(0, 1)[:total]
         place = torch.arange(total)
         key = rotate(key, rotary, place).repeat_interleave(heads // kv_heads, 1)
         value = value.repeat_interleave(heads // kv_heads, 1)

@@ -65,13 +65,15 @@ class Pages:
     def attend(self, qkv: Tensor, rotary: Tensor, layer: int, heads: int, kv_heads: int) -> Tensor:
         """Append the keys and values of `qkv`, then return [T, H*D]."""
         self.pages = ops.append_kv(self.pages, qkv, self.slots, layer, heads)
-        return ops.attend(
+        out: Tensor = ops.attend(
             qkv, self.pages, rotary, self.starts, self.lengths, self.context, self.visible, layer, heads
         )
+        return out
 
     def mixture(self, x: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
         """Run experts through the op that a kernel replaces."""
-        return ops.moe(x, ids, gates, gate_up, down)
+        out: Tensor = ops.moe(x, ids, gates, gate_up, down)
+        return out
 
 
 Place = Windows | Pages

@@ -64,7 +64,8 @@ def programs(architecture: Architecture) -> tuple[Program, ...]:
         blocks = architecture.blocks
         paged = _paged(architecture.layers, blocks.kv_heads, blocks.head_size)
         return (Program("run", _RunPack(network), (_rows("hidden", architecture.base_hidden_size), *paged)),)
-    assert isinstance(network, Router) and not isinstance(architecture, (BaseArchitecture, PackArchitecture))
+    assert isinstance(network, Router)
+    assert not isinstance(architecture, (BaseArchitecture, PackArchitecture))
     spans = (Input("starts", INT, ("B",)), Input("lengths", INT, ("B",)))
     return (Program("route", network, (_rows("hidden", architecture.base_hidden_size), *spans)),)
 

@@ -163,7 +163,7 @@ def _build(kind: type[_T], value: Mapping[str, Any], where: str) -> _T:
     for key, given in value.items():
         if key not in known:
             raise ArchitectureError(f"{where} has the unknown key {key!r}{nearest(key, known)}")
-        wanted = {"int": int, "float": (int, float), "bool": bool, "Blocks": Blocks, "Window": Window}[
+        wanted: Any = {"int": int, "float": (int, float), "bool": bool, "Blocks": Blocks, "Window": Window}[
             str(known[key].type)
         ]
         if not isinstance(given, wanted) or (isinstance(given, bool) and wanted is not bool):

@@ -90,5 +90,6 @@ class Loss:
         inputs, targets, counted = ids[:, :-1], ids[:, 1:].flatten(), learn[:, 1:].flatten()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             features = self._features(inputs, document_mask(inputs, self._model.begin))
-        loss: Tensor = _HeadLoss.apply(features.float()[counted], self._model.base.head_weight(), targets[counted])
+        weight = self._model.base.head_weight()
+        loss: Tensor = _HeadLoss.apply(features.float()[counted], weight, targets[counted])  # type: ignore[no-untyped-call]
         return loss

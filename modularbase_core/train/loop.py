@@ -5,7 +5,6 @@ What is learnt and from what is the stages'; this file only walks.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -119,7 +118,7 @@ def _save(network: nn.Module, optimisers: Optimisers, step: int, path: Path) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     torch.save({"network": network.state_dict(), "optimisers": optimisers.state_dict(), "step": step}, part)
-    os.replace(part, path)
+    part.replace(path)
 
 
 def _resume(network: nn.Module, optimisers: Optimisers, path: Path) -> int:

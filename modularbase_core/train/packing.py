@@ -35,11 +35,15 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """A share of a mix: `files` (relative to the data folder) and how many tokens of them to take."""
+    """A share of a mix: `files` (relative to the data folder) and how many tokens of them to take.
+
+    languages, domains: keep only records that say so. Where messages are labelled, `tokens` counts messages.
+    """
 
     files: tuple[str, ...]
     tokens: int
     languages: tuple[str, ...] = ()
+    domains: tuple[str, ...] = ()
 
 
 class Encoder:
@@ -48,8 +52,8 @@ class Encoder:
     def __init__(self, tokenizer: Tokenizer, *, response_only: bool) -> None:
         self._tokenizer = tokenizer
         tokenizer.encode_special_tokens = True  # a control token in the text stays text
-        self._begin, self._end = tokenizer.token_to_id(BEGIN), tokenizer.token_to_id(END)
-        self._roles = {role: tokenizer.token_to_id(token) for role, token in ROLES.items()}
+        self._begin, self._end = control_id(tokenizer, BEGIN), control_id(tokenizer, END)
+        self._roles = {role: control_id(tokenizer, token) for role, token in ROLES.items()}
         self._response_only = response_only
 
     def encode(self, record: Record) -> tuple[list[int], list[bool]]:
@@ -64,6 +68,14 @@ class Encoder:
             ids += [self._roles[message["role"]], *body, self._end]
             learn += [not self._response_only, *[said] * (len(body) + 1)]
         return ids, learn
+
+
+def control_id(tokenizer: Tokenizer, token: str) -> int:
+    """Return the id of a control token; raises DataError when the tokenizer lacks it."""
+    number = tokenizer.token_to_id(token)
+    if number is None:
+        raise DataError(f"the tokenizer lacks the control token {token}; train it with `modularbase train`")
+    return number
 
 
 def pack_sources(

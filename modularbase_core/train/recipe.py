@@ -26,7 +26,11 @@ class Recipe:
 
     stage: base (with the trunk that becomes general chat), pack (base frozen) or router.
     tokens: how many to learn from; windows: (share of the steps, window length) in turn.
-    base: the run whose base is used; start: the run whose pack this one continues from.
+    base: the run whose base is used; start: the run whose pack this one continues from. folder: where the
+    recipe lies, which `tokenizer`, `ship` and `over` are relative to. A router counts messages where the others
+    count tokens. ship: the pack directory to write, with the fields of `manifest`. examples, others: messages
+    that belong to the pack and messages that do not, for its routing keys; over: the folder that holds the
+    shipped `base` and `router` which read them.
     """
 
     name: str
@@ -47,6 +51,13 @@ class Recipe:
     decay_share: float = 0.5
     architecture: Architecture | None = None
     pack: Architecture | None = None
+    router: Architecture | None = None
+    folder: Path = Path()
+    ship: str = ""
+    over: str = ""
+    manifest: Mapping[str, Any] | None = None  # Any: JSON, checked by Manifest
+    examples: tuple[Source, ...] = ()
+    others: tuple[Source, ...] = ()
 
     def __post_init__(self) -> None:
         if self.stage not in STAGES:
@@ -79,14 +90,15 @@ def read_recipe(path: Path) -> Recipe:
         raise ConfigError(f"cannot read the recipe {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"the recipe {path} is not TOML: {error}") from error
-    for key in ("architecture", "pack"):
+    for key in ("architecture", "pack", "router"):
         if key in value:
             value[key] = architecture_from_dict(value[key])
-    if "mix" in value:
-        value["mix"] = tuple(_checked(Source, _tuples(item), f"{path.name}: mix") for item in value["mix"])
+    for key in ("mix", "examples", "others"):
+        if key in value:
+            value[key] = tuple(_checked(Source, _tuples(item), f"{path.name}: {key}") for item in value[key])
     if "windows" in value:
         value["windows"] = tuple((float(share), int(length)) for share, length in value["windows"])
-    return _checked(Recipe, value, path.name)
+    return _checked(Recipe, {**value, "folder": path.parent}, path.name)  # type: ignore[no-any-return]
 
 
 def _tuples(value: Mapping[str, Any]) -> dict[str, Any]:

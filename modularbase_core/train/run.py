@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 
@@ -14,11 +16,9 @@ from modularbase_core.sdk.architecture import BaseArchitecture, PackArchitecture
 from modularbase_core.text.template import BEGIN, CONTROL_TOKENS, END
 from modularbase_core.train.language import Loss, Whole
 from modularbase_core.train.loop import Batch, Schedule, train
-from modularbase_core.train.packing import Tokens, join, pack_sources, windows
+from modularbase_core.train.packing import Tokens, control_id, join, pack_sources, windows
 from modularbase_core.train.recall import recall_documents
 from modularbase_core.train.recipe import Recipe, read_recipe
-
-import numpy as np
 
 
 def run_recipe(path: Path, *, data: Path, runs: Path, quiet: bool = False, compiled: bool = True) -> Path:
@@ -34,8 +34,8 @@ def run_recipe(path: Path, *, data: Path, runs: Path, quiet: bool = False, compi
         train_router(recipe, data=data, runs=runs, checkpoint=checkpoint, quiet=quiet)
         return checkpoint
     torch.manual_seed(recipe.seed)
-    tokenizer = Tokenizer.from_file(str(path.parent / recipe.tokenizer))
-    model = build_model(recipe, runs, tokenizer.token_to_id(BEGIN))
+    tokenizer = Tokenizer.from_file(str(recipe.folder / recipe.tokenizer))
+    model = build_model(recipe, runs, control_id(tokenizer, BEGIN))
     tokens = _tokens(recipe, data, tokenizer)
     schedule = Schedule(
         steps=recipe.steps,
@@ -87,7 +87,7 @@ def _tokens(recipe: Recipe, data: Path, tokenizer: Tokenizer) -> Tokens:
     )
     if not recipe.recall_tokens:
         return tokens
-    begin, end = tokenizer.token_to_id(BEGIN), tokenizer.token_to_id(END)
+    begin, end = control_id(tokenizer, BEGIN), control_id(tokenizer, END)
     recalled = join(
         recall_documents(tokens, recipe.recall_tokens, begin, end, control=len(CONTROL_TOKENS), seed=recipe.seed)
     )
@@ -102,7 +102,7 @@ def _tokens(recipe: Recipe, data: Path, tokenizer: Tokenizer) -> Tokens:
 
 def _batches(recipe: Recipe, tokens: Tokens, step: int) -> Iterator[Batch]:
     phases = [*recipe.phases(), (recipe.steps, 0)]
-    for (first, length), (last, _) in zip(phases, phases[1:], strict=False):
+    for (first, length), (last, _) in itertools.pairwise(phases):
         if step < last:
             begun = max(step, first)
             stream = windows(

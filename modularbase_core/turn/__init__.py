@@ -1,0 +1,1 @@
+"""A turn, stage by stage: understand, route, packs, fuse, sample."""

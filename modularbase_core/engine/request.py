@@ -1,0 +1,43 @@
+"""What is asked of the engine, and how far it has come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Sequence_
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from modularbase_core.text.stream import TextStream
+from modularbase_core.turn.experts import PlacedPack
+from modularbase_core.turn.sample import Sampler, SamplingConfig
+from modularbase_core.turn.sequence import Sequence
+from modularbase_core.turn.stages import Event
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Request:
+    """One turn. token_ids: what to add to the sequence; question: where in them the user's message lies.
+
+    packs: the packs to use, or none to let the router choose.
+    """
+
+    sequence: Sequence
+    token_ids: Sequence_[int]
+    question: tuple[int, int]
+    sampling: SamplingConfig
+    packs: tuple[str, ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """A request under way. token_id: the last one sampled, to be stepped next."""
+
+    request: Request
+    sampler: Sampler
+    stream: TextStream
+    events: list[Event] = field(default_factory=list)
+    holds: ExitStack = field(default_factory=ExitStack)
+    placed: dict[str, PlacedPack] = field(default_factory=dict)
+    token_id: int = -1
+    generated: int = 0
+    begun: bool = False
+    finished: bool = False

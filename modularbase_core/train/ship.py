@@ -1,0 +1,69 @@
+"""Turn a finished run into a pack directory: weights (int8), routing keys, examples, manifest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+
+from modularbase_core.device.weights import read_weights, write_weights
+from modularbase_core.errors import ConfigError
+from modularbase_core.graph.networks import Base, Router, build_network
+from modularbase_core.sdk.architecture import architecture_to_dict
+from modularbase_core.sdk.manifest import EXAMPLES_FILE, ROUTING_FILE, WEIGHTS_FILE, Manifest, write_manifest
+from modularbase_core.train.recipe import Recipe, read_recipe
+from modularbase_core.train.router import queries, read_messages, routing_keys, understand_messages
+from modularbase_core.train.run import part_of
+
+SHOWN_EXAMPLES = 32
+
+
+def ship_recipe(path: Path, *, data: Path, runs: Path, quiet: bool = False) -> Path:
+    """Write the pack directory that the recipe's `ship` names, from the run that it made; return the directory."""
+    recipe = read_recipe(path)
+    if not recipe.ship or recipe.manifest is None:
+        raise ConfigError(f"recipe {recipe.name!r} does not say where to `ship` and with which [manifest]")
+    directory = (recipe.folder / recipe.ship).resolve()
+    prefix, architecture = {
+        "base": ("base.", recipe.architecture),
+        "pack": ("pack.", recipe.pack),
+        "router": ("", recipe.router),
+    }[recipe.stage]
+    assert architecture is not None
+    weights = part_of(runs / recipe.name / "checkpoint.pt", prefix)
+    write_weights(directory / WEIGHTS_FILE, {name: value.float().numpy() for name, value in weights.items()})
+    if recipe.examples:
+        _write_keys(recipe, directory, data, quiet=quiet)
+    described: dict[str, Any] = {"schema": 1, **recipe.manifest, "architecture": architecture_to_dict(architecture)}
+    write_manifest(directory, Manifest.from_dict(described))
+    return directory
+
+
+def load_shipped(directory: Path) -> torch.nn.Module:
+    """Build the network of a pack directory with its shipped weights, in float32."""
+    manifest = Manifest.read(directory / "manifest.json")
+    network = build_network(manifest.architecture)
+    weights = read_weights(directory / WEIGHTS_FILE, manifest.architecture)
+    network.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+    return network.eval().requires_grad_(False)
+
+
+def _write_keys(recipe: Recipe, directory: Path, data: Path, *, quiet: bool) -> None:
+    base = load_shipped(recipe.folder / recipe.over / "base")
+    router = load_shipped(recipe.folder / recipe.over / "router")
+    assert isinstance(base, Base)
+    assert isinstance(router, Router)
+    tokenizer = Tokenizer.from_file(str(recipe.folder / recipe.tokenizer))
+    tokenizer.encode_special_tokens = True
+    own, _ = read_messages(recipe.examples, data, recipe.seed)
+    others, _ = read_messages(recipe.others, data, recipe.seed)
+    own_queries, other_queries = (
+        queries(router, understand_messages(base, tokenizer, texts, quiet=quiet)) for texts in (own, others)
+    )
+    write_weights(directory / ROUTING_FILE, routing_keys(own_queries, other_queries), quantise=False)
+    shown = [{"prompt": text} for text in own[:SHOWN_EXAMPLES]]
+    text = json.dumps(shown, ensure_ascii=False, indent=1) + "\n"
+    (directory / EXAMPLES_FILE).write_text(text, encoding="utf-8")

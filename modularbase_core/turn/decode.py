@@ -1,0 +1,99 @@
+"""The walk through the stages: prefill a turn for its route, then step sequences token by token, many in a call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence as Sequence_
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modularbase_core.context.hot import HotPages
+from modularbase_core.context.page import plan_call, split_on_blocks
+from modularbase_core.device.executable import Tensor
+from modularbase_core.turn.experts import PlacedPack
+from modularbase_core.turn.fuse import Fusion
+from modularbase_core.turn.rows import RowBuffers
+from modularbase_core.turn.sequence import Sequence
+from modularbase_core.turn.stages import RoutedPack
+from modularbase_core.turn.understand import Understanding
+
+Placed = Mapping[str, PlacedPack]
+"""The packs that are held, by id."""
+
+
+class Decoding:
+    """Runs held packs and fusion over understood tokens. max_rows: rows of a prefill call."""
+
+    def __init__(
+        self, understanding: Understanding, fusion: Fusion, hot: HotPages, buffers: RowBuffers, max_rows: int
+    ) -> None:
+        self._understanding, self._fusion = understanding, fusion
+        self._hot, self._buffers, self._max_rows = hot, buffers, max_rows
+
+    def prefill(self, sequence: Sequence, placed: Placed) -> NDArray[np.float32]:
+        """Take what is understood but not fused through the route's packs; return the last token's logits [V]."""
+        table, first = sequence.table, sequence.fused
+        for pack_id in sequence.route.ids:
+            placed[pack_id].join(sequence, first, self._understanding, self._buffers, self._max_rows)
+        logits = np.empty((0, 0), np.float32)
+        for start, count in split_on_blocks(first, table.tokens - first, table.window.block_tokens, self._max_rows):
+            hidden = self._understanding.recall(sequence, start, count)
+            mixed = self._mixed([sequence], placed, hidden, [(start, count)])
+            rows = self._buffers.rows("fusion", [plan_call(table, count, start)])
+            logits = self._fusion.logits(mixed, rows, [count - 1])
+            sequence.fused = start + count
+        self._hot.pool.trim(table)
+        last: NDArray[np.float32] = logits[0]
+        return last
+
+    def step(self, sequences: Sequence_[Sequence], token_ids: Sequence_[int], placed: Placed) -> NDArray[np.float32]:
+        """Add one token to each sequence and return the logits [B, V] of what follows.
+
+        Sequences of the same route share calls; a row's bits do not depend on who else is in the batch.
+        """
+        calls = []
+        for sequence in sequences:
+            self._hot.pool.extend(sequence.table, 1)
+            calls.append(plan_call(sequence.table, 1))
+        rows = self._buffers.rows("base", calls)
+        hidden = self._understanding.step(token_ids, rows)
+        for sequence in sequences:
+            sequence.table.advance(1)
+        groups: dict[tuple[RoutedPack, ...], list[int]] = {}
+        for number, sequence in enumerate(sequences):
+            groups.setdefault(sequence.route.packs, []).append(number)
+        out: NDArray[np.float32] | None = None
+        for members in groups.values():
+            chosen = [sequences[number] for number in members]
+            if len(groups) > 1:
+                rows = self._buffers.rows("group", [calls[number] for number in members])
+                hidden = self._understanding.recall_slots([calls[number].slots[0] for number in members])
+            mixed = self._mixed(chosen, placed, hidden, [(one.fused, 1) for one in chosen])
+            logits = self._fusion.logits(mixed, rows, range(len(chosen)))
+            if len(groups) == 1:
+                out = logits
+            else:
+                out = np.empty((len(sequences), logits.shape[1]), np.float32) if out is None else out
+                out[members] = logits
+        for sequence in sequences:
+            sequence.fused += 1
+            if sequence.table.tokens % sequence.table.window.block_tokens == 0:
+                self._hot.pool.trim(sequence.table)
+        assert out is not None
+        return out
+
+    def release(self, sequence: Sequence) -> None:
+        """Give a sequence's hot pages back."""
+        self._hot.pool.release(sequence.table)
+        sequence.fused = 0
+
+    def _mixed(
+        self, sequences: Sequence_[Sequence], placed: Placed, hidden: Tensor, spans: Sequence_[tuple[int, int]]
+    ) -> Tensor:
+        parts = []
+        for routed in sequences[0].route.packs:
+            pack = placed[routed.id]
+            calls = [pack.plan(one, *span) for one, span in zip(sequences, spans, strict=True)]
+            parts.append((pack.run(hidden, calls, sequences, self._buffers), routed.weight))
+        return self._fusion.blend(parts)

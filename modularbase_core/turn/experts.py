@@ -1,0 +1,77 @@
+"""The chosen packs: hidden states in, each pack's output out, and what each remembers of a sequence.
+
+A pack's pages die with its place in a slot. Whoever comes (back) later reads the hidden states that it has
+not seen, as far as they are visible, and never text again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Sequence_
+from weakref import WeakKeyDictionary
+
+from modularbase_core.context.page import Call, PageTable, plan_call, split_on_blocks
+from modularbase_core.context.pool import PagePool
+from modularbase_core.device.executable import BoundProgram, Tensor
+from modularbase_core.device.layouts import PlacedWeights
+from modularbase_core.sdk.architecture import Window
+from modularbase_core.turn.rows import RowBuffers
+from modularbase_core.turn.sequence import Sequence
+from modularbase_core.turn.understand import Understanding
+
+
+class PlacedPack:
+    """A pack in its slot: its program with its weights, its pages, and a page table for each sequence."""
+
+    def __init__(self, pack_id: str, weights: PlacedWeights, pages: Tensor, window: Window) -> None:
+        self.pack_id, self.weights, self.pages = pack_id, weights, pages
+        self._run: BoundProgram | None = weights.bind("run")
+        self._window = window
+        self._pool = PagePool(f"pack {pack_id!r}", pages.shape[0])
+        self._tables: WeakKeyDictionary[Sequence, PageTable] = WeakKeyDictionary()
+
+    def table(self, sequence: Sequence) -> PageTable:
+        """Return this pack's page table of a sequence, new and empty if it never met it."""
+        if sequence not in self._tables:
+            self._tables[sequence] = PageTable(self._window)
+        return self._tables[sequence]
+
+    def plan(self, sequence: Sequence, start: int, count: int) -> Call:
+        """Make room for `count` tokens from `start`, the pack's watermark, and lay them out."""
+        table = self.table(sequence)
+        assert table.tokens == start, f"pack {self.pack_id!r} is at {table.tokens}, not at {start}"
+        self._pool.trim(table)
+        self._pool.extend(table, count)
+        return plan_call(table, count)
+
+    def run(
+        self, hidden: Tensor, calls: Sequence_[Call], sequences: Sequence_[Sequence], buffers: RowBuffers
+    ) -> Tensor:
+        """Return this pack's output [T, E] for planned rows, and move the watermarks."""
+        assert self._run is not None, f"pack {self.pack_id!r} has left its slot"
+        out = self._run(hidden, self.pages, *buffers.rows("pack", calls).inputs)
+        for sequence, call in zip(sequences, calls, strict=True):
+            self.table(sequence).advance(call.count)
+        return out
+
+    def join(
+        self, sequence: Sequence, start: int, understanding: Understanding, buffers: RowBuffers, max_rows: int
+    ) -> None:
+        """Catch up with a sequence, so that the watermark stands at `start`: sinks first, then recent tokens."""
+        table = self.table(sequence)
+        for first, end in table.behind(start):
+            self._pool.skip(table, first)
+            for begin, count in split_on_blocks(first, end - first, table.window.block_tokens, max_rows):
+                call = self.plan(sequence, begin, count)
+                self.run(understanding.recall(sequence, begin, count), [call], [sequence], buffers)
+
+    def vacate(self) -> None:
+        """Let go of the device memory, as another pack takes the slot."""
+        self._run = None
+        self._tables.clear()
+        del self.weights, self.pages
+
+    def forget(self, sequence: Sequence) -> None:
+        """Give a sequence's pages back."""
+        table = self._tables.pop(sequence, None)
+        if table is not None:
+            self._pool.release(table)

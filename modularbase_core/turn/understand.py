@@ -1,0 +1,46 @@
+"""Tokens to hidden states: the understanding layers, and hidden states brought back from their pages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Sequence_
+
+import numpy as np
+
+from modularbase_core.context.hot import HotPages
+from modularbase_core.context.page import plan_call, split_on_blocks
+from modularbase_core.device.executable import BoundProgram, Tensor
+from modularbase_core.turn.rows import RowBuffers, Rows
+from modularbase_core.turn.sequence import Sequence
+
+
+class Understanding:
+    """The programs `understand` and `recall_hidden` over the hot pages."""
+
+    def __init__(
+        self, understand: BoundProgram, recall: BoundProgram, hot: HotPages, buffers: RowBuffers, max_rows: int
+    ) -> None:
+        self._understand, self._recall = understand, recall
+        self._hot, self._buffers, self._max_rows = hot, buffers, max_rows
+
+    def ingest(self, sequence: Sequence, token_ids: Sequence_[int]) -> None:
+        """Add tokens to a sequence: all of them or, on BudgetError, none."""
+        table = sequence.table
+        self._hot.pool.extend(table, len(token_ids))
+        first = table.tokens
+        for start, count in split_on_blocks(first, len(token_ids), table.window.block_tokens, self._max_rows):
+            rows = self._buffers.rows("base", [plan_call(table, count)])
+            self.step(token_ids[start - first : start - first + count], rows)
+            table.advance(count)
+
+    def step(self, token_ids: Sequence_[int], rows: Rows) -> Tensor:
+        """Return hidden states [T, E] of one token or stretch per row, also written to their pages."""
+        tokens = self._buffers.put("tokens", np.asarray(token_ids, np.int32))
+        return self._understand(tokens, self._hot.hidden, self._hot.understanding, *rows.inputs)
+
+    def recall(self, sequence: Sequence, start: int, count: int) -> Tensor:
+        """Return the hidden states [count, E] of tokens from `start` on, from their pages."""
+        return self.recall_slots(sequence.table.slots(start, count))
+
+    def recall_slots(self, slots: Sequence_[int]) -> Tensor:
+        """Return the hidden states [T, E] at `slots`."""
+        return self._recall(self._hot.hidden, self._buffers.put("recall", np.asarray(slots, np.int32)))
