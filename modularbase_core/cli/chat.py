@@ -61,7 +61,9 @@ def chat(
     if system is not None:
         check_question(system, "the system message", config.max_prompt_bytes)
     forced = [word.strip() for words in packs for word in words.split(",") if word.strip()]
-    with progress_bar(quiet=quiet) as progress, hosts.build(config, progress=progress) as host:
+    with progress_bar(quiet=quiet) as progress:
+        host = hosts.build(config, progress=progress)
+    with host:
         conversation = Conversation(
             host,
             chosen,

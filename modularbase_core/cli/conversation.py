@@ -100,16 +100,17 @@ class Conversation:
             with closing(events):
                 for event in events:
                     self._show(event, answer.add(event))
-        except KeyboardInterrupt:
-            if not self._as_json:
-                click.echo()
-            self._keep(asked, answer)
+        except BaseException as error:
+            if answer.text and not self._as_json:
+                click.echo()  # whatever is said next begins on a line of its own
+            if answer.text and isinstance(error, KeyboardInterrupt):
+                self.messages = [*asked, Message("assistant", answer.text)]
             raise
         if self._as_json:
             print_json(answer.to_dict(with_logprobs=self._sampling.logprobs is not None), one_line=True)
         else:
             click.echo()
-        self._keep(asked, answer)
+        self.messages = [*asked, Message("assistant", answer.text)]
 
     def talk(self) -> None:
         """Ask again and again until /quit or the end of input."""
@@ -151,15 +152,11 @@ class Conversation:
         elif line == "/new":
             self.messages = list(self._opening)
         elif line == "/packs":
-            for one in self._host.catalog.packs:
+            for one in self._host.lineup.routable:
                 click.echo(f"{one.id}  {one.manifest.version}  {one.manifest.type}  {one.manifest.name}")
         else:
             hint = nearest(line, ("/help", "/packs", "/new", "/quit"))
             raise InputError(f"there is no command {line}{hint}; /help lists them")
-
-    def _keep(self, asked: list[Message], answer: Answer) -> None:
-        if answer.text:
-            self.messages = [*asked, Message("assistant", answer.text)]
 
     def _show(self, event: Event, text: str) -> None:
         if isinstance(event, Routed) and not self._quiet:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from modularbase_core.cli.report import json_option, print_json
 from modularbase_core.cli.settings import read_settings, settings_options
 from modularbase_core.errors import PackError
+
+if TYPE_CHECKING:
+    from modularbase_core.packs.catalog import Catalog
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -22,7 +25,9 @@ def pack() -> None:
 @settings_options
 def list_packs(as_json: bool, config_file: Path | None, cache_dir: Path | None) -> None:
     """List the packs that are installed, and what is broken and why."""
-    report = describe_packs(read_settings(config_file, cache_dir).base)
+    from modularbase_core.packs.catalog import discover
+
+    report = describe_packs(discover(), read_settings(config_file, cache_dir).base)
     if as_json:
         print_json(report)
     else:
@@ -30,12 +35,10 @@ def list_packs(as_json: bool, config_file: Path | None, cache_dir: Path | None) 
 
 
 # Any: plain JSON values
-def describe_packs(base_id: str | None) -> dict[str, Any]:
+def describe_packs(catalog: Catalog, base_id: str | None) -> dict[str, Any]:
     """Describe packs and broken plugins; `refused` says why a sound pack cannot run on this base."""
-    from modularbase_core.packs.catalog import discover
     from modularbase_core.packs.resolve import line_up
 
-    catalog = discover()
     refused: dict[str, str] = {}
     problem = None
     try:

@@ -41,7 +41,7 @@ def _check_files(directory: Path, manifest: Manifest) -> None:
         if (got := file_sha256(directory / name)) != digest:
             raise WeightsError(
                 f"{directory / name} has SHA-256 {got[:12]}..., but the manifest says {digest[:12]}...; "
-                "write the manifest again"
+                "install the pack again, or write its manifest again if you changed it"
             )
 
 

@@ -1,0 +1,174 @@
+"""`modularbase doctor`: everything that chat depends on, and what of it is wrong."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+from importlib_metadata import PackageNotFoundError, version
+
+from modularbase_core.cli.pack import describe_packs
+from modularbase_core.cli.report import json_option, print_json
+from modularbase_core.cli.settings import read_settings, settings_options
+from modularbase_core.errors import ModularBaseError
+
+if TYPE_CHECKING:
+    from modularbase_core.config import EngineConfig
+    from modularbase_core.packs.catalog import Catalog
+
+RUNTIME: Final = ("modularbase", "apache-tvm", "apache-tvm-ffi", "numpy", "safetensors", "tokenizers")
+"""Distributions without which chat cannot run; torch compiles and trains."""
+
+
+@click.command()
+@json_option
+@settings_options
+@click.pass_context
+def doctor(ctx: click.Context, as_json: bool, config_file: Path | None, cache_dir: Path | None) -> None:
+    """Check versions, targets, devices, cache and packs; fails when chat cannot run."""
+    report = examine(read_settings(config_file, cache_dir))
+    if as_json:
+        print_json(report)
+    else:
+        click.echo("\n".join(_lines(report)))
+    if report["problems"]:
+        ctx.exit(1)
+
+
+# Any: plain JSON values, here and below
+def examine(config: EngineConfig) -> dict[str, Any]:
+    """Describe the installation; `problems` makes chat impossible, `notes` does not."""
+    from modularbase_core.packs.catalog import discover
+
+    problems: list[str] = []
+    notes: list[str] = []
+    versions = {name: _version(name) for name in (*RUNTIME, "torch")}
+    problems += [f"{name} is not installed; run `pip install {name}`" for name in RUNTIME if versions[name] is None]
+    if versions["torch"] is None:
+        notes.append("torch is not installed; what is compiled runs, but nothing new can be compiled or trained")
+    catalog = discover()
+    packs = describe_packs(catalog, config.base)
+    if packs["problem"]:
+        problems.append(packs["problem"])
+    notes += [f"{one['name']} of {one['distribution']} is broken: {one['reason']}" for one in packs["broken"]]
+    notes += [one["refused"] for one in packs["packs"] if one["refused"]]
+    weights = _faults(catalog)
+    resident = {one["id"] for one in packs["packs"] if one["type"] != "domain"}
+    for id, fault in weights.items():
+        (problems if id in resident else notes).append(fault)
+    cache = _cache(config.cache_dir)
+    artefacts = _artefacts(config.cache_dir)
+    notes += [one["fault"] for one in artefacts if one["fault"]]
+    if cache["fault"]:
+        (notes if any(not one["fault"] for one in artefacts) else problems).append(cache["fault"])
+    targets, devices = _targets(), _devices()
+    if config.device == "cuda" and len(devices) == 1:
+        problems.append("the settings ask for cuda, but no NVIDIA driver answers; install one or set device = 'cpu'")
+    return {
+        "versions": {"python": platform.python_version(), "platform": platform.platform(), **versions},
+        "targets": targets,
+        "devices": devices,
+        "settings": {**asdict(config), "cache_dir": str(config.cache_dir)},
+        "cache": cache,
+        "artefacts": artefacts,
+        "packs": packs["packs"],
+        "broken": packs["broken"],
+        "notes": notes,
+        "problems": problems,
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _faults(catalog: Catalog) -> dict[str, str]:
+    """Return what is wrong with packs' files, by id."""
+    from modularbase_core.sdk.testing import check_pack
+
+    faults = {}
+    for one in catalog.packs:
+        try:
+            check_pack(one.pack.directory)
+        except ModularBaseError as error:
+            faults[one.id] = str(error)
+    return faults
+
+
+def _targets() -> list[dict[str, Any]]:
+    from modularbase_core.device.target import cpu_target, cuda_target
+
+    return [cpu_target().to_dict(), cuda_target().to_dict()]
+
+
+def _devices() -> list[dict[str, Any]]:
+    from modularbase_core.device.target import physical_cores
+
+    devices: list[dict[str, Any]] = [{"kind": "cpu", "name": platform.machine(), "physical_cores": physical_cores()}]
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return devices
+    query = [program, "--query-gpu=name,driver_version,memory.total,compute_cap", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return devices
+    for line in done.stdout.splitlines():
+        fields = [field.strip() for field in line.split(",")]
+        if len(fields) == 4:
+            keys = ("name", "driver", "memory_mib", "compute_capability")
+            devices.append({"kind": "cuda", **dict(zip(keys, fields, strict=True))})
+    return devices
+
+
+def _cache(folder: Path) -> dict[str, Any]:
+    fault = None
+    try:
+        # a folder that is not there yet will be made in the nearest that is
+        with tempfile.TemporaryFile(dir=next(one for one in (folder, *folder.parents) if one.exists())):
+            pass
+    except OSError as error:
+        fault = f"the cache {folder} cannot be written ({error.strerror}); name another with --cache"
+    return {"directory": str(folder), "writable": fault is None, "fault": fault}
+
+
+def _artefacts(folder: Path) -> list[dict[str, Any]]:
+    from modularbase_core.device.artefact import list_artefacts
+
+    rows = []
+    for path, found in list_artefacts(folder):
+        row: dict[str, Any] = {"directory": str(path), "kind": None, "target": None, "dtype": None, "fault": None}
+        if isinstance(found, ModularBaseError):
+            row["fault"] = str(found)
+        else:
+            row.update(kind=found.architecture.kind, target=found.target.to_dict(), dtype=found.dtype)
+        rows.append(row)
+    return rows
+
+
+def _lines(report: Mapping[str, Any]) -> list[str]:
+    lines = [f"{name}: {text or 'not installed'}" for name, text in report["versions"].items()]
+    for one in report["targets"]:
+        lines.append(f"target {one['name']}: {one['machine']} {one['level']} {' '.join(one['features'])}".rstrip())
+    for one in report["devices"]:
+        lines.append("device " + ", ".join(f"{key} {value}" for key, value in one.items() if key != "kind"))
+    lines.append(f"cache: {report['cache']['directory']}{'' if report['cache']['writable'] else ' (not writable)'}")
+    for one in report["artefacts"]:
+        if not one["fault"]:
+            name = Path(one["directory"]).name[:16]
+            lines.append(f"artefact {name}: {one['kind']} for {one['target']['name']}, {one['dtype']}")
+    for one in report["packs"]:
+        lines.append(f"pack {one['id']} {one['version']}: {one['type']}, of {one['distribution']}")
+    lines += [f"note: {text}" for text in report["notes"]]
+    lines += [f"problem: {text}" for text in report["problems"]] or ["chat can run"]
+    return lines

@@ -1,0 +1,240 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from modularbase_core.errors import BudgetError
+from modularbase_core.turn.stages import Routed
+
+
+def test_a_question_is_answered_once(run, host):
+    done = run("chat", "hi", "--quiet")
+    assert (done.code, done.out, done.err) == (0, "Hello, 世界!\n", "")
+    assert host.asked == [[("user", "hi")]]
+    assert host.closed == 1
+
+
+def test_the_packs_that_answer_are_shown_beside_the_answer(run, host):
+    done = run("chat", "hi")
+    assert "[python_code 75% + general_chat 25%]" in done.err
+    assert done.out == "Hello, 世界!\n"
+
+
+def test_what_was_mended_on_the_way_is_told(run, host):
+    host.script = [Routed((), {}, ("pack 'x' cannot be loaded; general_chat answers",)), "ok"]
+    assert "note: pack 'x' cannot be loaded; general_chat answers" in run("chat", "hi").err
+
+
+def test_a_piped_question_is_answered(run, host):
+    done = run("chat", "--quiet", stdin="你好\n".encode())
+    assert done.out == "Hello, 世界!\n"
+    assert host.asked == [[("user", "你好\n")]]
+
+
+def test_json_holds_text_packs_and_usage(run, host):
+    done = run("chat", "hi", "--json")
+    value = json.loads(done.out)
+    assert value == {
+        "text": "Hello, 世界!",
+        "packs": [
+            {"id": "python_code", "weight": 0.75, "score": 0.9},
+            {"id": "general_chat", "weight": 0.25, "score": 0.3},
+        ],
+        "scores": {"python_code": 0.9},
+        "notes": [],
+        "finish_reason": "stop",
+        "stop": None,
+        "prompt_tokens": 12,
+        "generated_tokens": 2,
+    }
+
+
+def test_json_holds_logprobs_when_asked(run, host):
+    tokens = json.loads(run("chat", "hi", "--json", "--logprobs", "1").out)["tokens"]
+    assert tokens[0] == {"text": "Hello", "id": 7, "logprob": -0.5, "top": [[7, -0.5]]}
+
+
+def test_every_sampling_flag_reaches_the_host(run, host):
+    flags = "--max-tokens 5 --temperature 0 --top-k 3 --top-p 0.5 --min-p 0.1 --repetition-penalty 1.5 "
+    flags += "--presence-penalty 0.5 --frequency-penalty -0.5 --seed 4 --stop END --stop ###"
+    assert run("chat", "hi", *flags.split()).code == 0
+    sampling = host.sampling
+    assert (sampling.max_tokens, sampling.temperature, sampling.top_k, sampling.top_p) == (5, 0, 3, 0.5)
+    assert (sampling.min_p, sampling.repetition_penalty, sampling.seed) == (0.1, 1.5, 4)
+    assert (sampling.presence_penalty, sampling.frequency_penalty) == (0.5, -0.5)
+    assert sampling.stop == ("END", "###")
+
+
+def test_packs_are_named_by_id_or_alias(run, host):
+    run("chat", "hi", "--pack", "python,general_chat", "-p", "python_code")
+    assert host.packs == ["python_code", "general_chat", "python_code"]
+    run("chat", "hi")
+    assert host.packs is None
+
+
+def test_a_system_message_goes_first(run, host):
+    run("chat", "hi", "--system", "Be brief.")
+    assert host.asked == [[("system", "Be brief."), ("user", "hi")]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "told"),
+    [
+        (["chat", ""], b"", "error: the question is empty; write a question\n"),
+        (["chat", "  \n"], b"", "error: the question is empty"),
+        (["chat"], b" \n", "error: standard input is empty"),
+        (["chat"], b"abc\xff", "error: standard input is not UTF-8 (byte 0xff at 3); convert it with iconv\n"),
+        (["chat", "abc\udcff"], b"", "error: the question is not UTF-8 (at character 3)"),
+        (["chat"], b"a" * 1_000_000, "error: standard input has more than 262144 bytes, at most 262144 are taken"),
+        (["chat", "a" * 1_000_000], b"", "error: the question has 1000000 bytes, at most 262144 are taken"),
+        (["chat", "hi", "--system", " "], b"", "error: the system message is empty"),
+        (["chat", "hi", "--pack", "pyton"], b"", "error: no pack 'pyton' is installed; did you mean 'python'?"),
+        (["chat", "hi", "--top-p", "2"], b"", "error: top_p is 2.0; use a number from 0 to 1"),
+        (["chat", "hi", "--config", "absent.toml"], b"", "error: absent.toml does not exist"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_fails(run, host, arguments, stdin, told):
+    done = run(*arguments, stdin=stdin)
+    assert done.code == 1
+    assert done.err.removeprefix("compiling (1/2)\n").startswith(told)
+    assert done.err.count("\n") == 1 + ("compiling" in done.err)
+    assert done.out == ""
+    assert host.asked == []
+
+
+def test_an_error_of_ours_is_one_line_after_what_was_said(run, host):
+    host.script = ["Hel", BudgetError("no room; free some")]
+    done = run("chat", "hi", "--quiet")
+    assert (done.code, done.out, done.err) == (1, "Hel\n", "error: no room; free some\n")
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch, host):
+    from modularbase_core import cli
+
+    host.script = [RuntimeError("a bug")]
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.main(["chat", "hi"])
+
+
+def test_ctrl_c_ends_the_line_and_exits_130(run, host):
+    host.script = ["Hel", KeyboardInterrupt()]
+    done = run("chat", "hi", "--quiet")
+    assert (done.code, done.out) == (130, "Hel\n")
+    assert "Traceback" not in done.err
+    assert host.closed == 1
+
+
+def test_wrong_usage_exits_2(run):
+    assert run("chat", "hi", "--temprature", "1").code == 2
+    assert run("chat", "--max-tokens", "many").code == 2
+
+
+def test_a_conversation_keeps_its_history(run, host):
+    done = run("chat", stdin=b"hi\nagain\n/quit\n", terminal=True)
+    assert done.code == 0
+    first = "Hello, 世界!"
+    assert host.asked == [[("user", "hi")], [("user", "hi"), ("assistant", first), ("user", "again")]]
+    assert done.out.count(first) == 2
+
+
+def test_new_forgets_all_but_the_system_message(run, host):
+    run("chat", "--system", "Be brief.", stdin=b"hi\n/new\nagain\n", terminal=True)
+    assert host.asked[1] == [("system", "Be brief."), ("user", "again")]
+
+
+def test_help_packs_and_unknown_commands(run, host):
+    done = run("chat", stdin=b"/help\n/packs\n/pakcs\n\n/usr/bin is what?\n", terminal=True)
+    assert "/new     forget the conversation" in done.out
+    assert "python_code  1.0.0  domain" in done.out
+    assert "tiny-base" not in done.out
+    assert "error: there is no command /pakcs; did you mean '/packs'?" in done.err
+    assert host.asked == [[("user", "/usr/bin is what?")]]
+    assert done.code == 0
+
+
+def test_an_error_does_not_end_a_conversation_and_leaves_no_trace(run, host):
+    host.script = ["Hel", BudgetError("no room")]
+    done = run("chat", stdin=b"hi\nagain\n", terminal=True)
+    assert done.err.count("error: no room") == 2
+    assert host.asked == [[("user", "hi")], [("user", "again")]]
+
+
+def test_ctrl_c_in_a_conversation_ends_the_answer_alone(run, host):
+    host.script = ["Hel", KeyboardInterrupt()]
+    run("chat", stdin=b"hi\nagain\n", terminal=True)
+    assert host.asked[1] == [("user", "hi"), ("assistant", "Hel"), ("user", "again")]
+
+
+def test_a_line_that_is_not_utf8_does_not_end_a_conversation(run, host):
+    done = run("chat", stdin=b"\xff\xfe\nhi\n", terminal=True)
+    assert "not UTF-8" in done.err
+    assert done.code == 0
+
+
+PROGRAM = """
+import sys, time
+from types import SimpleNamespace
+sys.path[:0] = {path!r}
+from conftest import FakeHost
+from modularbase_core.turn.stages import Token
+
+class Slow(FakeHost):
+    def _answer(self):
+        while True:
+            yield Token("word ", 1, None)
+            time.sleep(0.02)
+
+module = SimpleNamespace(build=lambda config, *, progress=None: Slow())
+sys.modules["modularbase_core.host"] = module
+import modularbase_core
+modularbase_core.host = module
+from modularbase_core.cli import main
+main()
+"""
+
+
+@pytest.fixture
+def slow_chat(tmp_path):
+    """A process that answers for ever."""
+    here = Path(__file__).parent
+    (tmp_path / "slow.py").write_text(dedent(PROGRAM).format(path=[str(here), str(here.parent)]))
+    processes = []
+
+    def start():
+        command = [sys.executable, str(tmp_path / "slow.py"), "chat", "hi"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def test_a_real_interrupt_leaves_a_clean_line(slow_chat):
+    process = slow_chat()
+    assert process.stdout.read(10) == "word word "
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert out.endswith("\n")
+    assert "Traceback" not in err
+
+
+def test_a_reader_that_goes_away_is_no_error_to_talk_of(slow_chat):
+    process = slow_chat()
+    process.stdout.read(10)
+    process.stdout.close()
+    deadline = time.monotonic() + 20
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert process.returncode == 1
+    err = process.stderr.read()
+    assert "Traceback" not in err
+    assert "rror" not in err
