@@ -1,0 +1,153 @@
+"""Build one artefact: export, lower, generate code, describe, and rename into place all at once.
+
+What is built lies in a folder beside its place until it is whole, so a reader never sees half of one, and of two
+builders of the same artefact the later finds it there and drops its own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tvm import relax
+
+from modularbase_compiler.export import Exported, export_programs, merge
+from modularbase_compiler.kernels import Kernels
+from modularbase_compiler.kernels.cpu import CpuKernels
+from modularbase_compiler.limits import call_limits
+from modularbase_compiler.pipeline import lower
+from modularbase_compiler.target import host_target
+from modularbase_core.device.artefact import BUILDING_PREFIX, Build, check_artefact, file_digest, tvm_version
+from modularbase_core.device.metadata import META_FILE, ArtefactMeta, ProgramMeta
+from modularbase_core.errors import ArtefactError
+from modularbase_core.sdk.architecture import PAGE_TOKENS
+
+Step = Callable[[str], None]
+"""Called with the name of the phase that begins."""
+
+PHASES = ("export", "lower", "generate", "write")
+
+
+def build_artefact(build: Build, folder: Path, step: Step) -> Path:
+    """Build into `folder`/<key> and return that path; an artefact that is there and sound is kept.
+
+    Raises ArtefactError when it cannot be compiled or written.
+    """
+    place = folder / build.key
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f"{BUILDING_PREFIX}{build.key[:16]}-", dir=folder))
+        try:
+            scratch.chmod(0o755)
+            _build_into(build, scratch, step)
+            _publish(scratch, place)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    except OSError as error:
+        raise ArtefactError(
+            f"the artefact cannot be written to {folder} ({error.strerror}); free space there or set "
+            "MODULARBASE_CACHE to another folder"
+        ) from error
+    return place
+
+
+def _build_into(build: Build, scratch: Path, step: Step) -> None:
+    step("export")
+    exported = export_programs(build.architecture, _kernels(build), build.dtype)
+    merged = merge(exported)
+    step("lower")
+    target = host_target(build.target)
+    lowered = lower(merged, target)
+    storage = {program.name: storage_bytes(lowered[program.name]) for program in exported}
+    step("generate")
+    executable = relax.build(lowered, target, relax_pipeline=None)
+    step("write")
+    modules = {"cpu": "module.so"}
+    executable.export_library(str(scratch / "module.so"))
+    _write_meta(build, exported, storage, modules, scratch)
+
+
+def _write_meta(
+    build: Build,
+    exported: list[Exported],
+    storage: dict[str, list[int]],
+    modules: dict[str, str],
+    scratch: Path,
+) -> None:
+    pool: Counter[int] = Counter()  # the VM keeps freed blocks by size and hands them to any program
+    for sizes in storage.values():
+        pool |= Counter(sizes)
+    meta = ArtefactMeta(
+        key=build.key,
+        architecture=build.architecture,
+        target=build.target,
+        dtype=build.dtype,
+        tvm=tvm_version(),
+        page_tokens=PAGE_TOKENS,
+        limits=call_limits(build.architecture),
+        workspace_bytes=sum(pool.elements()),
+        modules=modules,
+        sha256={name: file_digest(scratch / name) for name in modules.values()},
+        programs={
+            item.name: ProgramMeta(item.inputs, item.parameters, item.results, sum(storage[item.name]))
+            for item in exported
+        },
+    )
+    (scratch / META_FILE).write_text(meta.to_json())
+    for path in scratch.iterdir():
+        _sync(path)
+    _sync(scratch)
+
+
+def storage_bytes(function: Any) -> list[int]:
+    """Return the size of every allocation of a lowered function; raises ArtefactError if one is not static."""
+    sizes: list[int] = []
+
+    def visit(node: Any) -> None:
+        if isinstance(node, relax.Call) and getattr(node.op, "name", "") == "relax.vm.alloc_storage":
+            for size in node.args[0].values:
+                if not hasattr(size, "value"):
+                    raise ArtefactError(f"an allocation of {size} bytes is not static; give its dimensions a bound")
+                sizes.append(int(size.value))
+
+    relax.analysis.post_order_visit(function, visit)
+    return sizes
+
+
+def _kernels(build: Build) -> Kernels:
+    return CpuKernels(build.target.level)
+
+
+def _publish(scratch: Path, place: Path) -> None:
+    """Move a whole artefact to its place, unless another builder was first; replace what is not sound."""
+    for _ in range(3):
+        try:
+            scratch.rename(place)
+        except OSError:
+            if not place.exists():
+                raise
+        else:
+            _sync(place.parent)
+            return
+        with suppress(ArtefactError):
+            check_artefact(place)
+            return
+        grave = Path(tempfile.mkdtemp(prefix=BUILDING_PREFIX, dir=place.parent))
+        with suppress(OSError):
+            place.rename(grave / "corrupt")
+        shutil.rmtree(grave, ignore_errors=True)
+    raise ArtefactError(f"{place} is in the way and cannot be replaced; remove it")
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

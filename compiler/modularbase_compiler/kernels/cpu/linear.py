@@ -1,0 +1,103 @@
+"""y = x @ W^T (+ bias) (+ residual), float32, W packed by 32 columns: [N/32, K, 32].
+
+Every element is summed over k in order, whatever the number of rows, so a row's bits do not depend on its company.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import tirx
+from tvm.script import tirx as T
+
+_CHUNK = 48  # rows of one task: enough to amortise reading its columns of W from L2, a multiple of every row tile
+
+
+def linear(n: int, k: int, *, bias: bool, residual: bool, tile: tuple[int, int]) -> Any:
+    """Make the kernel: x [T, K], w [ceil(N/32), K, 32], (bias [N]), (residual [T, N]) -> y [T, N].
+
+    tile: rows and column blocks held in registers at once.
+    """
+    blocks = -(-n // 32)
+    tile_rows = tile[0]
+    group = 4 if blocks % 4 == 0 else 2 if blocks % 2 == 0 else 1  # column blocks of a task
+    tile_blocks = min(tile[1], group)
+    groups = blocks // group
+    whole = n % 32 == 0
+    accumulators = max(tile_rows * tile_blocks, 2 * group) * 32
+
+    @T.prim_func(s_tir=True)
+    def linear(x_: T.handle, w_: T.handle, b_: T.handle, r_: T.handle, y_: T.handle) -> None:
+        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True, "op_pattern": 8})
+        rows = T.int64()
+        x = T.match_buffer(x_, (rows, k), "float32")
+        w = T.match_buffer(w_, (blocks, k, 32), "float32")
+        b = T.match_buffer(b_, (n,), "float32")
+        r = T.match_buffer(r_, (rows, n), "float32")
+        y = T.match_buffer(y_, (rows, n), "float32")
+
+        @T.inline
+        def finish(acc, edge, row, column, i):
+            # the order of additions is fixed: products, then bias, then residual
+            if whole:
+                if bias:
+                    acc[T.ramp(i * 16, 1, 16)] = acc[T.ramp(i * 16, 1, 16)] + b[T.ramp(column, 1, 16)]
+                if residual:
+                    acc[T.ramp(i * 16, 1, 16)] = acc[T.ramp(i * 16, 1, 16)] + r[row, T.ramp(column, 1, 16)]
+                y[row, T.ramp(column, 1, 16)] = acc[T.ramp(i * 16, 1, 16)]
+            else:
+                # `edge` is a buffer apart, so that indexing it by a variable does not push `acc` out of registers
+                edge[T.ramp(0, 1, 16)] = acc[T.ramp(i * 16, 1, 16)]
+                for lane in T.serial(16):
+                    if column + lane < n:
+                        if bias:
+                            edge[lane] = edge[lane] + b[column + lane]
+                        if residual:
+                            edge[lane] = edge[lane] + r[row, column + lane]
+                        y[row, column + lane] = edge[lane]
+
+        @T.inline
+        def multiply(acc, edge, row, block, height, width):
+            for i in T.unroll(height * width * 2):
+                acc[T.ramp(i * 16, 1, 16)] = T.broadcast(T.float32(0), 16)
+            for j in T.serial(k):
+                for c in T.unroll(width * 2):
+                    for i in T.unroll(height):
+                        acc[T.ramp((i * width * 2 + c) * 16, 1, 16)] = (
+                            acc[T.ramp((i * width * 2 + c) * 16, 1, 16)]
+                            + T.broadcast(x[row + i, j], 16) * w[block + c // 2, j, T.ramp((c % 2) * 16, 1, 16)]
+                        )
+            for i in T.unroll(height):
+                for c in T.unroll(width * 2):
+                    finish(acc, edge, row + i, (block * 2 + c) * 16, i * width * 2 + c)
+
+        for task in T.parallel(groups * ((rows + _CHUNK - 1) // _CHUNK)):
+            with T.sblock("task"):
+                # inferred regions would name the locals below, and equal kernels would no longer compare equal
+                T.reads()
+                T.writes()
+                acc = T.sblock_alloc_buffer((accumulators,), "float32", scope="local")
+                edge = T.sblock_alloc_buffer((16,), "float32", scope="local")
+                span = T.sblock_alloc_buffer((3,), "int64", scope="local")  # first row, after tiles, after pairs
+                span[0] = (task // groups) * _CHUNK
+                span[1] = span[0] + T.min(T.int64(_CHUNK), rows - span[0]) // tile_rows * tile_rows
+                span[2] = span[1] + (T.min(span[0] + _CHUNK, rows) - span[1]) // 2 * 2
+                for c in T.serial(group // tile_blocks):
+                    for t in T.serial((span[1] - span[0]) // tile_rows):
+                        multiply(
+                            acc,
+                            edge,
+                            span[0] + t * tile_rows,
+                            task % groups * group + c * tile_blocks,
+                            tile_rows,
+                            tile_blocks,
+                        )
+                for t in T.serial((span[2] - span[1]) // 2):
+                    multiply(acc, edge, span[1] + t * 2, task % groups * group, 2, group)
+                for t in T.serial(T.min(span[0] + _CHUNK, rows) - span[2]):
+                    multiply(acc, edge, span[2] + t, task % groups * group, 1, group)
+
+    # the body never reads an absent bias or residual, so the parameter can go
+    kept = (True, True, bias, residual, True)
+    parameters = [item for item, keep in zip(linear.params, kept, strict=True) if keep]
+    return tirx.PrimFunc(parameters, linear.body, linear.ret_type, linear.attrs)

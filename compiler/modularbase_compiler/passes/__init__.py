@@ -1,0 +1,1 @@
+"""Passes of our own over Relax modules."""

@@ -1,0 +1,232 @@
+"""Artefacts in the cache: their content key, their checks, and the child process that builds a missing one.
+
+The compiler is never imported here: it imports torch and all of TVM, a chat imports neither. It is run as
+`python -m modularbase_compiler`, tells its progress in JSON lines, and renames what it built into place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+from modularbase_core.device.metadata import ArtefactMeta, read_meta
+from modularbase_core.device.target import Target
+from modularbase_core.errors import ArtefactError
+from modularbase_core.sdk.architecture import Architecture, architecture_to_dict
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how many steps are done, and how many there are."""
+
+COMPILER: Final = "modularbase_compiler"
+BUILDING_PREFIX: Final = ".building-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Build:
+    """What to compile: one architecture for one target. `dtype` and `quantisation` are those of the weights."""
+
+    architecture: Architecture
+    target: Target
+    dtype: str
+    quantisation: str = "none"
+
+    @property
+    def key(self) -> str:
+        """Hash everything that the compiled bytes depend on: 64 hex digits."""
+        parts = {
+            "architecture": architecture_to_dict(self.architecture),
+            "target": self.target.to_dict(),
+            "dtype": self.dtype,
+            "quantisation": self.quantisation,
+            "tvm": tvm_version(),
+            "sources": source_digest(),
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def ensure_artefact(
+    architecture: Architecture, target: Target, dtype: str, cache_dir: Path, progress: Progress | None = None
+) -> Path:
+    """Return the directory of the artefact of `architecture`, built first where the cache lacks it.
+
+    Raises ArtefactError when it cannot be built or written.
+    """
+    return ensure_artefacts([Build(architecture=architecture, target=target, dtype=dtype)], cache_dir, progress)[0]
+
+
+def ensure_artefacts(builds: Sequence[Build], cache_dir: Path, progress: Progress | None = None) -> list[Path]:
+    """Return the directories of several artefacts; all that are missing or corrupt are built in one child."""
+    directories = [artefact_directory(build, cache_dir) for build in builds]
+    missing = {path: build for build, path in zip(builds, directories, strict=True) if not _is_sound(path)}
+    if missing:
+        _run_compiler(list(missing.values()), cache_dir, progress)
+        for path in missing:
+            check_artefact(path)
+    return directories
+
+
+def artefact_directory(build: Build, cache_dir: Path) -> Path:
+    """Return where the artefact of `build` is, or will be."""
+    return artefacts_directory(cache_dir) / build.key
+
+
+def artefacts_directory(cache_dir: Path) -> Path:
+    """Return the folder of all artefacts in a cache."""
+    return cache_dir / "artefacts"
+
+
+def list_artefacts(cache_dir: Path) -> list[tuple[Path, ArtefactMeta | ArtefactError]]:
+    """List the artefacts of a cache by name, each with its description or with what is wrong with it."""
+    found: list[tuple[Path, ArtefactMeta | ArtefactError]] = []
+    folder = artefacts_directory(cache_dir)
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.name.startswith(".") or not path.is_dir():
+            continue
+        try:
+            found.append((path, check_artefact(path)))
+        except ArtefactError as error:
+            found.append((path, error))
+    return found
+
+
+def check_artefact(directory: Path) -> ArtefactMeta:
+    """Read an artefact's description and compare its files with their digests.
+
+    Raises ArtefactError when anything is missing or different.
+    """
+    meta = read_meta(directory)
+    if meta.key != directory.name:
+        raise ArtefactError(f"{directory} holds the artefact {meta.key}; remove it")
+    for name in meta.modules.values():
+        try:
+            digest = file_digest(directory / name)
+        except OSError as error:
+            raise ArtefactError(f"{directory / name} cannot be read ({error.strerror}); build it again") from None
+        if digest != meta.sha256.get(name):
+            raise ArtefactError(
+                f"{directory / name} is corrupt: its digest is not the one in meta.json; build it again"
+            )
+    return meta
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file as hex digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def tvm_version() -> str:
+    """Return the version of the installed TVM, without importing it."""
+    try:
+        return importlib.metadata.version("apache-tvm")
+    except importlib.metadata.PackageNotFoundError:
+        raise ArtefactError("apache-tvm is not installed; run `pip install apache-tvm`") from None
+
+
+@lru_cache(maxsize=1)
+def source_digest() -> str:
+    """Hash the sources that decide what is compiled: the networks and the compiler."""
+    core = Path(__file__).parents[1]
+    spec = importlib.util.find_spec(COMPILER)
+    if spec is None or spec.origin is None:
+        raise ArtefactError(f"{COMPILER} is not installed beside modularbase_core; install modularbase again")
+    sources = [core / "sdk" / "architecture.py", core / "device" / "metadata.py"]
+    return digest_sources([*sources, *_python_files(core / "graph"), *_python_files(Path(spec.origin).parent)])
+
+
+def digest_sources(paths: Iterable[Path]) -> str:
+    """Hash names and contents of source files, in the order given."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.name.encode() + b"\0" + file_digest(path).encode())
+    return digest.hexdigest()
+
+
+def _python_files(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.py"))
+
+
+def _is_sound(directory: Path) -> bool:
+    if not directory.exists():
+        return False
+    try:
+        check_artefact(directory)
+    except ArtefactError:
+        return False  # the compiler replaces it
+    return True
+
+
+def _run_compiler(builds: Sequence[Build], cache_dir: Path, progress: Progress | None) -> None:
+    _check_writable(artefacts_directory(cache_dir))
+    with tempfile.TemporaryDirectory(prefix="modularbase-") as scratch:
+        request = Path(scratch, "request.json")
+        request.write_text(json.dumps({"builds": [_build_to_dict(build) for build in builds]}))
+        command = [sys.executable, "-m", COMPILER, "--request", str(request), "--json"]
+        command += ["--out", str(artefacts_directory(cache_dir))]
+        # the child needs the whole compiler, even where this process asked for TVM's runtime alone
+        environment = {name: value for name, value in os.environ.items() if name != "TVM_USE_RUNTIME_LIB"}
+        with Path(scratch, "stderr").open("w+") as stderr:
+            child = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=stderr, stdin=subprocess.DEVNULL, text=True, env=environment
+            )
+            failure = _follow(child, progress)
+            stderr.seek(0)
+            last = ([line for line in stderr.read().splitlines() if line.strip()] or ["it said nothing"])[-1]
+    if child.returncode:
+        raise ArtefactError(failure or f"the compiler failed with exit code {child.returncode}: {last.strip()}")
+
+
+def _follow(child: subprocess.Popen[str], progress: Progress | None) -> str | None:
+    """Turn the child's lines into calls of `progress` until it ends; return its error sentence, if any."""
+    failure = None
+    assert child.stdout is not None
+    try:
+        for line in child.stdout:
+            with suppress(ValueError):  # a library's print is not ours
+                event = json.loads(line)
+                if "error" in event:
+                    failure = str(event["error"])
+                elif progress is not None and "phase" in event:
+                    progress(str(event["phase"]), int(event["done"]), int(event["total"]))
+        child.wait()
+    finally:
+        if child.poll() is None:
+            child.terminate()
+            child.wait()
+        child.stdout.close()
+    return failure
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ArtefactError(
+            f"the cache {folder} cannot be written ({error.strerror}); set MODULARBASE_CACHE to a writable folder"
+        ) from None
+
+
+def _build_to_dict(build: Build) -> dict[str, object]:
+    return {
+        "architecture": architecture_to_dict(build.architecture),
+        "target": build.target.to_dict(),
+        "dtype": build.dtype,
+        "quantisation": build.quantisation,
+    }
