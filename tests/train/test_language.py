@@ -1,0 +1,75 @@
+import pytest
+import torch
+from torch.nn import functional
+
+from modularbase_core.graph.networks import Base, Pack
+from modularbase_core.graph.places import Windows
+from modularbase_core.sdk.architecture import BaseArchitecture, Blocks, PackArchitecture
+from modularbase_core.train.corpus import Record
+from modularbase_core.train.language import Loss, Whole
+from modularbase_core.train.perplexity import shuffled_prompts
+from modularbase_core.train.router import routing_keys
+
+SHAPE = Blocks(hidden_size=64, heads=2, kv_heads=1, head_size=32, ffn_size=64)
+
+
+def whole(*, frozen_base: bool) -> Whole:
+    torch.manual_seed(0)
+    base = Base(BaseArchitecture(blocks=SHAPE, vocabulary_size=300, understanding_layers=1, fusion_layers=1))
+    pack = Pack(PackArchitecture(base_hidden_size=64, blocks=SHAPE, layers=1))
+    return Whole(base, pack, 0, frozen_base=frozen_base)
+
+
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
+def test_the_chunked_head_loss_is_cross_entropy_and_so_are_its_gradients() -> None:
+    model = whole(frozen_base=False)
+    ids = torch.randint(1, 300, (2, 41), generator=torch.Generator().manual_seed(1))
+    learn = torch.rand(2, 41, generator=torch.Generator().manual_seed(2)) < 0.5
+    loss = Loss(model, compiled=False)(ids, learn)
+    loss.backward()
+    got = model.base.embedding.weight.grad.clone()
+    model.zero_grad()
+    rows = torch.nonzero(learn[:, 1:].flatten()).flatten()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        place = Windows(2)
+        hidden = model.base.understand(ids[:, :-1].flatten(), place)
+        logits = model.base.fuse(model.pack(hidden, place), place, rows)
+    wanted = functional.cross_entropy(logits.float(), ids[:, 1:].flatten()[rows])
+    wanted.backward()
+    assert abs(loss - wanted) < 0.01 * wanted
+    assert (got - model.base.embedding.weight.grad).norm() < 0.03 * got.norm()
+
+
+def test_a_pack_learns_alone() -> None:
+    model = whole(frozen_base=True)
+    ids = torch.randint(1, 300, (2, 17), generator=torch.Generator().manual_seed(1))
+    Loss(model, compiled=False)(ids, torch.ones_like(ids, dtype=torch.bool)).backward()
+    assert all(p.grad is None for p in model.base.parameters())
+    assert all(p.grad is not None for p in model.pack.parameters())
+
+
+def test_shuffling_gives_every_response_the_prompt_of_another() -> None:
+    records = [
+        Record(None, ({"role": "user", "content": f"p{i}"}, {"role": "assistant", "content": f"r{i}"}), "en", "")
+        for i in range(9)
+    ]
+    mixed = shuffled_prompts(records)
+    assert sorted(one.messages[0]["content"] for one in mixed) == [f"p{i}" for i in range(9)]
+    for i, one in enumerate(mixed):
+        assert one.messages[1]["content"] == f"r{i}"
+        assert one.messages[0]["content"] != f"p{i}"
+
+
+def test_routing_keys_tell_a_packs_messages_from_others() -> None:
+    generator = torch.Generator().manual_seed(0)
+    centre = functional.normalize(torch.randn(16, generator=generator), dim=0)
+    own = functional.normalize(centre + 0.15 * torch.randn(200, 16, generator=generator), dim=1)
+    others = functional.normalize(torch.randn(400, 16, generator=generator), dim=1)
+    keys = routing_keys(own, others)
+
+    def score(queries: torch.Tensor) -> torch.Tensor:
+        near = (queries @ torch.from_numpy(keys["keys"]).T).amax(1)
+        return torch.sigmoid(near * float(keys["scale"][0]) + float(keys["bias"][0]))
+
+    assert (score(own) > 0.5).float().mean() > 0.97
+    assert (score(others) < 0.5).float().mean() > 0.97
