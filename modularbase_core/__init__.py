@@ -1,0 +1,1 @@
+"""ModularBase: a small resident base and pip-installable packs, compiled by TVM."""

@@ -57,7 +57,7 @@ class PackError(ModularBaseError):
     """A pack cannot be found, resolved or loaded."""
 
 
-class PackIncompatible(PackError):
+class PackIncompatible(PackError):  # noqa: N818  # the name says what is wrong
     """A pack was made for another base."""
 
 

@@ -1,0 +1,1 @@
+"""What touches the machine: memory budget, weight files and layouts, compiled artefacts."""
