@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
 
-from modularbase_core.cli.chat import check_question
+from modularbase_core.cli.question import check_question
 from modularbase_core.cli.report import print_json
 from modularbase_core.errors import InputError, ModularBaseError, nearest
 from modularbase_core.text.template import Message
