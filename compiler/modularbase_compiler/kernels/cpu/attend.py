@@ -4,12 +4,15 @@ A task is one sequence, one kv head and a few query rows: each page of keys is r
 reductions run over its visible positions in order, so its bits depend neither on its batch nor on its chunk.
 """
 
+# TVMScript is typed by TVM's parser, not by Python's
+# mypy: disable-error-code="untyped-decorator, no-untyped-def"
+
 from __future__ import annotations
 
 from typing import Any
 
 from tvm import tirx
-from tvm.script import tirx as T
+from tvm.script import tirx as T  # noqa: N812  # TVMScript's own name
 
 from modularbase_compiler.kernels.cpu.vector import LOG2_E, exp2, fold
 from modularbase_core.sdk.architecture import PAGE_TOKENS as PAGE

@@ -3,12 +3,15 @@
 Every element is summed over k in order, whatever the number of rows, so a row's bits do not depend on its company.
 """
 
+# TVMScript is typed by TVM's parser, not by Python's
+# mypy: disable-error-code="untyped-decorator, no-untyped-def"
+
 from __future__ import annotations
 
 from typing import Any
 
 from tvm import tirx
-from tvm.script import tirx as T
+from tvm.script import tirx as T  # noqa: N812  # TVMScript's own name
 
 _CHUNK = 48  # rows of one task: enough to amortise reading its columns of W from L2, a multiple of every row tile
 

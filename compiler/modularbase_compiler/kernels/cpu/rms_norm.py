@@ -1,10 +1,13 @@
 """RMSNorm (Zhang and Sennrich, 2019): y = x / sqrt(mean(x^2) + epsilon) * w, row by row, float32."""
 
+# TVMScript is typed by TVM's parser, not by Python's
+# mypy: disable-error-code="untyped-decorator, no-untyped-def"
+
 from __future__ import annotations
 
 from typing import Any
 
-from tvm.script import tirx as T
+from tvm.script import tirx as T  # noqa: N812  # TVMScript's own name
 
 from modularbase_compiler.kernels.cpu.vector import fold
 

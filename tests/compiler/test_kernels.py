@@ -1,0 +1,166 @@
+"""Each CPU kernel against the eager reference of `graph`, on drawn row counts and ragged calls."""
+
+import numpy as np
+import pytest
+import torch
+import tvm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.compiler.ragged import calls, layout
+from torch.nn import functional
+
+from modularbase_compiler.kernels.cpu import CpuKernels
+from modularbase_compiler.target import host_target
+from modularbase_core.device.target import Target, cpu_target
+from modularbase_core.graph import ops
+
+LAYERS, HEADS, KV_HEADS, SIZE, POSITIONS = 2, 4, 2, 32, 96
+QKV = (HEADS + 2 * KV_HEADS) * SIZE
+MINE = cpu_target()
+LEVELS = [level for level in ("x86-64", "x86-64-v3", "x86-64-v4") if level <= MINE.level] or [MINE.level]
+few = settings(max_examples=20, deadline=None)
+
+
+@pytest.fixture(scope="module", params=LEVELS)
+def make(request):
+    """Compile a kernel for one processor level; vectors wider than its registers are split."""
+    target = Target(name="cpu", system=MINE.system, machine=MINE.machine, level=request.param)
+    kernels, built = CpuKernels(request.param), {}
+
+    def compile_kernel(name, *shape, **choices):
+        key = (name, shape, tuple(choices.items()))
+        if key not in built:
+            built[key] = tvm.compile(getattr(kernels, name)(*shape, **choices), host_target(target))
+        return built[key]
+
+    return compile_kernel
+
+
+def tensor(values):
+    return tvm.runtime.tensor(np.ascontiguousarray(values))
+
+
+def packed(weight):
+    blocks = -(-weight.shape[0] // 32)
+    padded = np.zeros((blocks * 32, weight.shape[1]), np.float32)
+    padded[: weight.shape[0]] = weight
+    return padded.reshape(blocks, 32, -1).transpose(0, 2, 1)
+
+
+def random(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+@few
+@given(
+    rows=st.integers(1, 110),
+    shape=st.sampled_from([(32, 8), (64, 40), (128, 33), (50, 17), (1, 24), (192, 16)]),
+    bias=st.booleans(),
+    residual=st.booleans(),
+)
+def test_linear_is_that_of_torch_for_any_rows_and_edges(make, rows, shape, bias, residual):
+    n, k = shape
+    x, w, b, r = random(rows, k), random(n, k, seed=1), random(n, seed=2), random(rows, n, seed=3)
+    out = tensor(np.full((rows, n), np.nan, np.float32))
+    extra = ([tensor(b)] if bias else []) + ([tensor(r)] if residual else [])
+    make("linear", n, k, bias=bias, residual=residual)(tensor(x), tensor(packed(w)), *extra, out)
+    expected = x.astype(np.float64) @ w.T.astype(np.float64) + (b if bias else 0) + (r if residual else 0)
+    np.testing.assert_allclose(out.numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+@few
+@given(rows=st.integers(1, 110), seed=st.integers(0, 9))
+def test_linear_gives_a_row_the_same_bits_in_any_company(make, rows, seed):
+    kernel = make("linear", 128, 40, bias=False, residual=False)
+    x, w = random(rows, 40, seed=seed), tensor(packed(random(128, 40, seed=1)))
+    together = tensor(np.zeros((rows, 128), np.float32))
+    kernel(tensor(x), w, together)
+    alone = tensor(np.zeros((1, 128), np.float32))
+    for row in {0, rows // 2, rows - 1}:
+        kernel(tensor(x[row : row + 1]), w, alone)
+        assert np.array_equal(alone.numpy()[0], together.numpy()[row])
+
+
+@few
+@given(rows=st.integers(1, 40))
+def test_rms_norm_is_that_of_torch(make, rows):
+    x, w = random(rows, 48), random(48, seed=1)
+    out = tensor(np.zeros_like(x))
+    make("rms_norm", 48, 1e-6)(tensor(x), tensor(w), out)
+    expected = functional.rms_norm(torch.from_numpy(x), [48], torch.from_numpy(w), 1e-6)
+    np.testing.assert_allclose(out.numpy(), expected, rtol=2e-6, atol=1e-6)
+
+
+@few
+@given(rows=st.integers(1, 40), scale=st.sampled_from([0.1, 1.0, 40.0, 1e4]))
+def test_swiglu_is_that_of_torch_also_far_from_zero(make, rows, scale):
+    x = random(rows, 96) * np.float32(scale)
+    out = tensor(np.zeros((rows, 48), np.float32))
+    make("swiglu", 48)(tensor(x), out)
+    gate, up = torch.from_numpy(x).chunk(2, -1)
+    np.testing.assert_allclose(out.numpy(), functional.silu(gate) * up, rtol=2e-6, atol=1e-6 * scale)
+
+
+@few
+@given(call=calls())
+def test_append_kv_writes_the_pages_of_the_reference(make, call):
+    pages, qkv = random(64, LAYERS, 2, KV_HEADS, 16 * SIZE), random(len(call["slots"]), QKV, seed=1)
+    expected = ops.append_kv(*map(torch.from_numpy, (pages, qkv, call["slots"])), 1, HEADS)
+    written = tensor(pages)
+    make("append_kv", LAYERS, HEADS, KV_HEADS, SIZE)(written, tensor(qkv), tensor(call["slots"]), 1)
+    assert np.array_equal(written.numpy(), expected.numpy())
+
+
+def test_append_hidden_writes_the_pages_of_the_reference(make):
+    call = layout([3, 20], [15, 0], 5)
+    pages, hidden = random(64, 16, 24), random(23, 24, seed=1)
+    expected = ops.append_hidden(*map(torch.from_numpy, (pages, hidden, call["slots"])))
+    written = tensor(pages)
+    make("append_hidden", 24)(written, tensor(hidden), tensor(call["slots"]))
+    assert np.array_equal(written.numpy(), expected.numpy())
+
+
+def attend(make, call, qkv, pages, heads=HEADS, kv_heads=KV_HEADS, size=SIZE):
+    table = ops.rotary_table(POSITIONS, size, 10000.0).numpy()
+    out = tensor(np.full((len(qkv), heads * size), np.nan, np.float32))
+    places = [tensor(call[name]) for name in ("starts", "lengths", "context", "visible")]
+    kernel = make("attend", pages.shape[1], heads, kv_heads, size, POSITIONS)
+    kernel(tensor(qkv), tensor(pages), tensor(table), *places, 1, out)
+    return out.numpy(), [torch.from_numpy(table), *(torch.from_numpy(item.numpy()) for item in places)]
+
+
+@few
+@given(call=calls(), shape=st.sampled_from([(4, 2, 32), (3, 1, 64), (2, 2, 128), (6, 2, 96), (20, 1, 32)]))
+def test_attend_is_that_of_the_reference_on_ragged_calls(make, call, shape):
+    heads, kv_heads, size = shape
+    qkv = random(len(call["slots"]), (heads + 2 * kv_heads) * size)
+    pages = random(64, LAYERS, 2, kv_heads, 16 * size, seed=1)
+    out, (table, *places) = attend(make, call, qkv, pages, *shape)
+    expected = ops.attend(torch.from_numpy(qkv), torch.from_numpy(pages), table, *places, 1, heads).numpy()
+    assert np.linalg.norm(out - expected) <= 2e-6 * np.linalg.norm(expected)
+
+
+def test_attend_reads_nothing_past_the_last_visible_position(make):
+    call = layout([7], [20], 5)
+    qkv, pages = random(7, QKV), random(64, LAYERS, 2, KV_HEADS, 16 * SIZE, seed=1)
+    clean, _ = attend(make, call, qkv, pages)
+    seen = call["visible"][0]
+    poisoned = np.full_like(pages, np.nan)
+    poisoned[seen[:1]] = pages[seen[:1]]
+    keys, values = (poisoned[seen[1], 1, side] for side in (0, 1))
+    keys.reshape(KV_HEADS, SIZE, 16)[:, :, :11] = pages[seen[1], 1, 0].reshape(KV_HEADS, SIZE, 16)[:, :, :11]
+    values.reshape(KV_HEADS, 16, SIZE)[:, :11] = pages[seen[1], 1, 1].reshape(KV_HEADS, 16, SIZE)[:, :11]
+    again, _ = attend(make, call, qkv, poisoned)
+    assert np.array_equal(clean, again)
+
+
+@few
+@given(rows=st.integers(1, 9), seed=st.integers(0, 9))
+def test_moe_is_that_of_the_reference(make, rows, seed):
+    rng = np.random.default_rng(seed)
+    ids = np.stack([rng.permutation(4)[:2] for _ in range(rows)]).astype(np.int32)
+    values = (random(rows, 32), ids, random(rows, 2, seed=1), random(4, 48, 32, seed=2), random(4, 32, 24, seed=3))
+    out = tensor(np.zeros((rows, 32), np.float32))
+    make("moe", 4, 2, 32, 24)(*map(tensor, values), out)
+    expected = ops.moe(*map(torch.from_numpy, values)).numpy()
+    assert np.linalg.norm(out.numpy() - expected) <= 2e-6 * np.linalg.norm(expected)

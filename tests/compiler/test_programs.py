@@ -1,0 +1,94 @@
+"""Whole compiled programs against the definition: ragged, chunked, decoded, and bit for bit in any batch."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.compiler.ragged import calls, layout
+
+POOL, LISTED = 64, 5
+few = settings(max_examples=10, deadline=None)
+
+
+def values_for(program, call, seed=0):
+    """Draw the inputs of a program for a ragged call."""
+    rng = np.random.default_rng(seed)
+    rows = len(call["slots"])
+    given_values = {
+        **call,
+        "tokens": rng.integers(0, 150, rows).astype(np.int32),
+        "rows": rng.integers(0, rows, 3).astype(np.int32),
+    }
+    sizes = {"T": rows, "P": POOL}
+    return {
+        item.name: given_values[item.name]
+        if item.name in given_values
+        else rng.standard_normal([sizes.get(size, size) for size in item.shape]).astype(np.float32)
+        for item in program.inputs
+    }
+
+
+def assert_close(got, expected, bound=1e-5):
+    for one, other in zip(got, expected, strict=True):
+        rows = np.linalg.norm((one - other).reshape(len(one), -1), axis=1)
+        scale = np.linalg.norm(other.reshape(len(other), -1), axis=1)
+        assert (rows <= bound * scale + 1e-12).all()
+
+
+@pytest.mark.parametrize("name", ["understand", "recall_hidden", "mix", "fuse", "run", "run_mixture", "route"])
+@few
+@given(call=calls(listed=LISTED), seed=st.integers(0, 99))
+def test_a_compiled_program_is_its_definition_on_ragged_calls(compiled, name, call, seed):
+    program = compiled[name]
+    values = values_for(program, call, seed)
+    assert_close(program(**values), program.eager(**values))
+
+
+@few
+@given(total=st.integers(2, 75), cuts=st.lists(st.integers(1, 74), max_size=3), seed=st.integers(0, 9))
+def test_chunked_equals_whole_equals_decode(compiled, total, cuts, seed):
+    program = compiled["understand"]
+    whole_call = layout([total], [0], LISTED, seed=seed)
+    whole = values_for(program, whole_call, seed)
+    expected = program(**whole)
+
+    def run(edges):
+        pages, hidden_pages, out = whole["pages"], whole["hidden_pages"], []
+        for start, end in zip(edges, edges[1:], strict=False):
+            part = {
+                **whole,
+                "tokens": whole["tokens"][start:end],
+                "slots": whole["slots"][start:end],
+                "lengths": np.array([end - start], np.int32),
+                "context": np.array([start], np.int32),
+                "pages": pages,
+                "hidden_pages": hidden_pages,
+            }
+            rows, hidden_pages, pages = program(**part)
+            out.append(rows)
+        return [np.concatenate(out), hidden_pages, pages]
+
+    # the same kernels and the same order of every sum: not only close, but equal
+    for edges in ([0, *sorted({cut for cut in cuts if cut < total}), total], list(range(total + 1))):
+        for one, other in zip(run(edges), expected, strict=True):
+            assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["understand", "fuse", "run", "run_mixture"])
+@few
+@given(call=calls(listed=LISTED), seed=st.integers(0, 9))
+def test_a_sequence_gets_the_same_bits_alone_and_in_a_batch(compiled, name, call, seed):
+    program = compiled[name]
+    values = values_for(program, call, seed)
+    values["rows"] = np.arange(len(call["slots"]), dtype=np.int32)
+    together = program(**values)[0]
+    for b, (start, length) in enumerate(zip(call["starts"], call["lengths"], strict=True)):
+        rows = slice(start, start + length)
+        alone = dict(values)
+        for key in ("tokens", "mixed", "hidden", "slots"):
+            if key in alone:
+                alone[key] = values[key][rows]
+        alone["rows"] = np.arange(length, dtype=np.int32)
+        alone["starts"] = np.zeros(1, np.int32)
+        alone |= {key: values[key][b : b + 1] for key in ("lengths", "context", "visible")}
+        assert np.array_equal(program(**alone)[0], together[rows])
