@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 import tvm  # noqa: F401  # whole, before `device.executable` would import its runtime alone
-
 from modularbase_compiler.build import build_artefact
+
 from modularbase_core.device.artefact import Build
 from modularbase_core.device.executable import Device, Executable
 from modularbase_core.device.layouts import PlacedWeights

@@ -5,8 +5,6 @@ import threading
 from pathlib import Path
 
 import pytest
-from tests.compiler.conftest import TINY
-
 from modularbase_compiler import build as building
 from modularbase_compiler.__main__ import main
 from modularbase_compiler.build import build_artefact, storage_bytes
@@ -14,9 +12,11 @@ from modularbase_compiler.export import export_programs, merge
 from modularbase_compiler.kernels.cpu import CpuKernels
 from modularbase_compiler.pipeline import lower
 from modularbase_compiler.target import host_target
+
 from modularbase_core.device.artefact import BUILDING_PREFIX, Build, check_artefact
 from modularbase_core.device.target import Target, cpu_target
 from modularbase_core.errors import ArtefactError
+from tests.compiler.conftest import TINY
 
 ROUTER = Build(architecture=TINY["router"], target=cpu_target(), dtype="float32")
 

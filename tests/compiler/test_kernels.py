@@ -6,13 +6,13 @@ import torch
 import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.compiler.ragged import calls, layout
-from torch.nn import functional
-
 from modularbase_compiler.kernels.cpu import CpuKernels
 from modularbase_compiler.target import host_target
+from torch.nn import functional
+
 from modularbase_core.device.target import Target, cpu_target
 from modularbase_core.graph import ops
+from tests.compiler.ragged import calls, layout
 
 LAYERS, HEADS, KV_HEADS, SIZE, POSITIONS = 2, 4, 2, 32, 96
 QKV = (HEADS + 2 * KV_HEADS) * SIZE

@@ -1,9 +1,12 @@
 """Whole compiled programs against the definition: ragged, chunked, decoded, and bit for bit in any batch."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tests.compiler.ragged import calls, layout
 
 POOL, LISTED = 64, 5
@@ -54,7 +57,7 @@ def test_chunked_equals_whole_equals_decode(compiled, total, cuts, seed):
 
     def run(edges):
         pages, hidden_pages, out = whole["pages"], whole["hidden_pages"], []
-        for start, end in zip(edges, edges[1:], strict=False):
+        for start, end in itertools.pairwise(edges):
             part = {
                 **whole,
                 "tokens": whole["tokens"][start:end],

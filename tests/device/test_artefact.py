@@ -145,7 +145,7 @@ def test_an_artefact_under_a_foreign_name_is_refused(tmp_path):
 
 def test_the_childs_error_is_ours_in_one_sentence(compiler, tmp_path):
     compiler("print(json.dumps({'error': 'no space left; free some'}))\nsys.exit(1)\n")
-    with pytest.raises(ArtefactError, match="^no space left; free some$"):
+    with pytest.raises(ArtefactError, match=r"^no space left; free some$"):
         ensure_artefacts([BUILD], tmp_path / "cache")
 
 

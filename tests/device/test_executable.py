@@ -67,7 +67,7 @@ def test_code_that_cannot_be_loaded_is_told_in_a_sentence(device, tmp_path):
 
 def test_binding_names_what_is_missing_or_misshapen(device, tmp_path):
     executable = Executable(read_meta(write_artefact(tmp_path)), device, {"route": None})
-    with pytest.raises(ArtefactError, match="needs the weight 'norm.weight'"):
+    with pytest.raises(ArtefactError, match=r"needs the weight 'norm\.weight'"):
         executable.bind("route", {})
     with pytest.raises(ArtefactError, match=r"float32 \[64\], got float32 \[65\]"):
         executable.bind("route", {"norm.weight": device.tensor((65,))})
