@@ -199,13 +199,13 @@ class Parts:
         self._buffers = RowBuffers(self.device)
         self._by_id = {one.id: one for one in self.lineup.routable}
 
-    def engine(self) -> Engine:
-        """Load the residents and wire the stages."""
+    def engine(self, *, prefill_rows: int = PREFILL_ROWS) -> Engine:
+        """Load the residents and wire the stages. prefill_rows: most tokens of a prompt in one call."""
         executable = self._executable(self.lineup.base)
         weights = self._placed(self.lineup.base)
         hot = HotPages(executable.meta, self.device, self.budget.page_count)
         understanding = Understanding(
-            weights.bind("understand"), weights.bind("recall_hidden"), hot, self._buffers, PREFILL_ROWS
+            weights.bind("understand"), weights.bind("recall_hidden"), hot, self._buffers, prefill_rows
         )
         fusion = Fusion(weights.bind("mix"), weights.bind("fuse"), hot, self._buffers)
         fallback = self.lineup.general_chat.id
@@ -218,7 +218,7 @@ class Parts:
             understanding,
             routes,
             slots,
-            Decoding(understanding, fusion, hot, self._buffers, PREFILL_ROWS),
+            Decoding(understanding, fusion, hot, self._buffers, prefill_rows),
             self.tokenizer,
             fallback=fallback,
             max_running=MAX_RUNNING,

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from modularbase_core.device.weights import write_weights
+from modularbase_core.packs.catalog import Catalog, InstalledPack
 from modularbase_core.sdk.architecture import (
     Architecture,
     BaseArchitecture,
@@ -18,6 +19,7 @@ from modularbase_core.sdk.architecture import (
     Window,
 )
 from modularbase_core.sdk.manifest import ROUTING_FILE, TOKENIZER_FILE, WEIGHTS_FILE, Manifest, write_manifest
+from modularbase_core.sdk.pack import Pack
 from modularbase_core.sdk.parameters import parameter_shapes
 
 BLOCKS = Blocks(hidden_size=64, heads=2, kv_heads=1, head_size=32, ffn_size=96)
@@ -57,6 +59,12 @@ def write_pack(directory: Path, described: Manifest, seed: int = 0) -> Path:
         shutil.copy(TOKENIZER, directory / TOKENIZER_FILE)
     write_manifest(directory, described)
     return directory
+
+
+def catalog_of(directories: dict[str, Path]) -> Catalog:
+    """List pack directories as if a distribution had brought them."""
+    packs = [Pack(directory) for directory in directories.values()]
+    return Catalog(tuple(InstalledPack(pack, pack.manifest, "tiny") for pack in packs))
 
 
 def write_tiny_set(root: Path) -> dict[str, Path]:

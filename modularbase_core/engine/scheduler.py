@@ -43,7 +43,7 @@ class Engine:
         max_running: int,
         max_tokens: int,
     ) -> None:
-        self._understanding, self._routes, self._slots, self._decoding = understanding, routes, slots, decoding
+        self.understanding, self.routes, self.slots, self.decoding = understanding, routes, slots, decoding
         self._tokenizer, self._fallback = tokenizer, fallback
         self._max_running, self._max_tokens = max_running, max_tokens
         self._end = tokenizer.control(END)
@@ -70,7 +70,7 @@ class Engine:
             return
         placed = {pack_id: pack for one in self._running for pack_id, pack in one.placed.items()}
         sequences = [one.request.sequence for one in self._running]
-        logits = self._decoding.step(sequences, [one.token_id for one in self._running], placed)
+        logits = self.decoding.step(sequences, [one.token_id for one in self._running], placed)
         for one, row in zip(list(self._running), logits, strict=True):
             self._take(one, row)
         self._running = [one for one in self._running if not one.finished]
@@ -96,8 +96,8 @@ class Engine:
 
     def release(self, sequence: Sequence) -> None:
         """Forget a sequence: its pages go back to the base's pool and the packs'."""
-        self._decoding.release(sequence)
-        for pack in self._slots.contents():
+        self.decoding.release(sequence)
+        for pack in self.slots.contents():
             pack.forget(sequence)
 
     def _begin_one(self) -> None:
@@ -107,12 +107,12 @@ class Engine:
         sequence = one.request.sequence
         if not one.begun:
             self._understand(one)
-        if not self._slots.can_hold(sequence.route.ids) and self._running:
+        if not self.slots.can_hold(sequence.route.ids) and self._running:
             return  # another request's packs fill the slots; this one is next when they are free
         self._waiting.popleft()
         try:
             self._hold(one)
-            logits = self._decoding.prefill(sequence, one.placed)
+            logits = self.decoding.prefill(sequence, one.placed)
         except BaseException:
             one.holds.close()
             one.finished = True
@@ -126,7 +126,7 @@ class Engine:
         request, sequence = one.request, one.request.sequence
         start = sequence.table.tokens + len(sequence.pending)
         try:
-            self._understanding.ingest(sequence, [*sequence.pending, *request.token_ids])
+            self.understanding.ingest(sequence, [*sequence.pending, *request.token_ids])
         except ModularBaseError:
             self._waiting.popleft()
             one.finished = True
@@ -137,7 +137,7 @@ class Engine:
             sequence.route = force(request.packs)
         else:
             first, end = request.question
-            sequence.route = self._routes.choose(sequence, start + first, start + end)
+            sequence.route = self.routes.choose(sequence, start + first, start + end)
 
     def _hold(self, one: Running) -> None:
         """Bring the route's packs in; one that cannot be loaded gives way to general chat, unless it was named."""
@@ -145,7 +145,7 @@ class Engine:
         while True:
             try:
                 with ExitStack() as stack:
-                    slots = stack.enter_context(self._slots.hold(sequence.route.ids))
+                    slots = stack.enter_context(self.slots.hold(sequence.route.ids))
                     one.placed = {slot.pack_id or "": slot.content for slot in slots if slot.content is not None}
                     one.holds = stack.pop_all()
                 return

@@ -65,9 +65,16 @@ class Slots(Generic[Loaded]):
     def hold(self, pack_ids: Sequence[str]) -> Iterator[list[Slot[Loaded]]]:
         """Bring all these packs in, or none, and keep them until the block ends.
 
-        Raises BudgetError when more packs are asked for at once than there are free slots, and what the
-        loader raises; then the slots are as before, but for packs evicted to make room.
+        Raises BudgetError when there are not enough free slots for all of them; then nothing has changed. What the
+        loader raises goes through; then the slots are as before, but for packs evicted to make room.
         """
+        if not self.can_hold(pack_ids):
+            missing = [pack_id for pack_id in pack_ids if self._find(pack_id) is None]
+            busy = sum(slot.holds > 0 for slot in self._slots)
+            raise BudgetError(
+                f"{', '.join(missing)} cannot be loaded beside what this turn and others use: {self.on_demand} slots, "
+                f"{busy} busy; name fewer packs or raise slots"
+            )
         held: list[Slot[Loaded]] = []
         try:
             for pack_id in pack_ids:  # those already here first, lest one of them makes room for another
@@ -76,7 +83,7 @@ class Slots(Generic[Loaded]):
                     held.append(slot)
             for pack_id in pack_ids:
                 if self._find(pack_id) is None:
-                    held.append(self._bring(pack_id, pack_ids))
+                    held.append(self._bring(pack_id))
             self._clock += 1
             by_id = {slot.pack_id: slot for slot in held}
             for slot in held:
@@ -91,13 +98,8 @@ class Slots(Generic[Loaded]):
             return self.residents[pack_id]
         return next((slot for slot in self._slots if slot.pack_id == pack_id), None)
 
-    def _bring(self, pack_id: str, pack_ids: Sequence[str]) -> Slot[Loaded]:
+    def _bring(self, pack_id: str) -> Slot[Loaded]:
         free = [slot for slot in self._slots if slot.holds == 0]
-        if not free:
-            raise BudgetError(
-                f"{len([one for one in pack_ids if one not in self.residents])} packs are asked for at once "
-                f"({', '.join(pack_ids)}) but there are {self.on_demand} slots; name fewer or raise slots"
-            )
         slot = min(free, key=lambda one: (one.pack_id is not None, one.used))
         slot.pack_id, slot.generation = None, slot.generation + 1  # a failed load leaves the slot empty
         slot.content = self.load(pack_id, slot.content)

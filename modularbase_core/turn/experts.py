@@ -7,7 +7,6 @@ not seen, as far as they are visible, and never text again.
 from __future__ import annotations
 
 from collections.abc import Sequence as Sequence_
-from weakref import WeakKeyDictionary
 
 from modularbase_core.context.page import Call, PageTable, plan_call, split_on_blocks
 from modularbase_core.context.pool import PagePool
@@ -27,7 +26,7 @@ class PlacedPack:
         self._run: BoundProgram | None = weights.bind("run")
         self._window = window
         self._pool = PagePool(f"pack {pack_id!r}", pages.shape[0])
-        self._tables: WeakKeyDictionary[Sequence, PageTable] = WeakKeyDictionary()
+        self._tables: dict[Sequence, PageTable] = {}
 
     def table(self, sequence: Sequence) -> PageTable:
         """Return this pack's page table of a sequence, new and empty if it never met it."""

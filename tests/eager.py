@@ -1,0 +1,38 @@
+"""The reference: a pack set's networks in torch, whole sequences without a cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from modularbase_core.graph.places import Windows
+from modularbase_core.train.ship import load_shipped
+
+
+class Eager:
+    """Logits of whole sequences under a base and one pack. Valid up to the trained window."""
+
+    def __init__(self, packs: dict[str, Path], base: str) -> None:
+        self._base = load_shipped(packs[base])
+        self._packs = {
+            name: load_shipped(path) for name, path in packs.items() if hasattr(load_shipped(path), "experts")
+        }
+
+    @torch.no_grad()
+    def logits(self, token_ids: list[int], pack: str) -> np.ndarray:
+        """Return [T, V] for every position."""
+        place = Windows(1)
+        hidden = self._base.understand(torch.tensor(token_ids), place)
+        return self._base.fuse(self._packs[pack](hidden, place), place, torch.arange(len(token_ids))).numpy()
+
+    def greedy(self, token_ids: list[int], pack: str, count: int, end: int) -> list[int]:
+        """Return at most `count` tokens, each the most likely one, up to `end`."""
+        ids = list(token_ids)
+        while len(ids) < len(token_ids) + count:
+            token = int(self.logits(ids, pack)[-1].argmax())
+            if token == end:
+                break
+            ids.append(token)
+        return ids[len(token_ids) :]
