@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from modularbase_compiler.toolchain import prepare_cuda
 from modularbase_core.device.artefact import Build
 from modularbase_core.device.target import Target
 from modularbase_core.errors import ArtefactError, ModularBaseError
@@ -36,7 +38,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _build_all(builds: list[Build], folder: Path, as_json: bool) -> None:
-    # imported here: a bad request need not wait seconds for torch and TVM
+    with tempfile.TemporaryDirectory(prefix="modularbase-") as scratch:
+        if any(build.target.name == "cuda" for build in builds):
+            prepare_cuda(Path(scratch))
+        _build_each(builds, folder, as_json)
+
+
+def _build_each(builds: list[Build], folder: Path, as_json: bool) -> None:
+    # imported here: CUDA must be prepared before TVM, and a bad request need not wait for it and torch
     from modularbase_compiler.build import PHASES, build_artefact
 
     total, done = len(builds) * len(PHASES), 0

@@ -15,16 +15,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import tvm
 from tvm import relax
 
+from modularbase_compiler.cubins import check_cubins
 from modularbase_compiler.export import Exported, export_programs, merge
 from modularbase_compiler.kernels import Kernels
 from modularbase_compiler.kernels.cpu import CpuKernels
+from modularbase_compiler.kernels.cuda import CudaKernels
 from modularbase_compiler.limits import call_limits
 from modularbase_compiler.pipeline import lower
-from modularbase_compiler.target import host_target
+from modularbase_compiler.target import gpu_target, host_target
+from modularbase_compiler.toolchain import check_linker
 from modularbase_core.device.artefact import BUILDING_PREFIX, Build, check_artefact, file_digest, tvm_version
 from modularbase_core.device.metadata import META_FILE, ArtefactMeta, ProgramMeta
+from modularbase_core.device.target import Target
 from modularbase_core.errors import ArtefactError
 from modularbase_core.sdk.architecture import PAGE_TOKENS
 
@@ -58,19 +63,33 @@ def build_artefact(build: Build, folder: Path, step: Step) -> Path:
 
 
 def _build_into(build: Build, scratch: Path, step: Step) -> None:
+    check_linker()
     step("export")
     exported = export_programs(build.architecture, _kernels(build), build.dtype)
     merged = merge(exported)
     step("lower")
-    target = host_target(build.target)
-    lowered = lower(merged, target)
-    storage = {program.name: storage_bytes(lowered[program.name]) for program in exported}
+    modules, storage = {}, {}
+    lowered = {name: lower(merged, target) for name, target in _code_targets(build.target).items()}
     step("generate")
-    executable = relax.build(lowered, target, relax_pipeline=None)
+    for name, target in _code_targets(build.target).items():
+        storage = {program.name: storage_bytes(lowered[name][program.name]) for program in exported}
+        modules[name] = "module.so" if name == "cpu" else f"module-{name}.so"
+        with target:  # where TVM's CUDA compiler looks for the architecture
+            executable = relax.build(lowered[name], target, relax_pipeline=None)
+        executable.export_library(str(scratch / modules[name]))
+        if name != "cpu":
+            check_cubins(scratch / modules[name], name)
     step("write")
-    modules = {"cpu": "module.so"}
-    executable.export_library(str(scratch / "module.so"))
     _write_meta(build, exported, storage, modules, scratch)
+
+
+def _code_targets(target: Target) -> dict[str, Any]:
+    """Return TVM's target for every module of an artefact: one for the CPU, one for each GPU architecture."""
+    if target.name == "cpu":
+        return {"cpu": host_target(target)}
+    if tvm.get_global_func("ffi.Module.create.cuda", allow_missing=True) is None:
+        raise ArtefactError("TVM has not loaded its CUDA runtime; compile with `python -m modularbase_compiler`")
+    return {architecture: gpu_target(target, architecture) for architecture in target.features}
 
 
 def _write_meta(
@@ -121,7 +140,7 @@ def storage_bytes(function: Any) -> list[int]:
 
 
 def _kernels(build: Build) -> Kernels:
-    return CpuKernels(build.target.level)
+    return CpuKernels(build.target.level) if build.target.name == "cpu" else CudaKernels(build.dtype)
 
 
 def _publish(scratch: Path, place: Path) -> None:

@@ -79,7 +79,7 @@ class _Converters:
         n, k = _shape(node.args[1])
         bias = node.args[2] if len(node.args) > 2 else None
         kernel = None
-        if _has_kernel(node) and node.args[1].name in packable_weights(node.graph):
+        if self._fits(node) and _has_kernel(node) and node.args[1].name in packable_weights(node.graph):
             kernel = self._kernels.linear(n, k, bias=bias is not None, residual=residual is not None)
         if kernel is None:
             assert residual is None
@@ -92,7 +92,7 @@ class _Converters:
         x, sizes, weight, epsilon = node.args
         assert len(sizes) == 1
         assert weight is not None
-        kernel = self._kernels.rms_norm(sizes[0], epsilon) if _rank(x) == 2 else None
+        kernel = self._kernels.rms_norm(sizes[0], epsilon) if _rank(x) == 2 and self._fits(x) else None
         operands = _values(importer, (x, weight))
         if kernel is None:
             return importer.block_builder.emit(relax.op.nn.rms_norm(*operands, axes=[-1], epsilon=epsilon))
@@ -100,7 +100,7 @@ class _Converters:
 
     def multiply(self, node: Node, importer: Importer) -> Expression:
         both = _swiglu_operand(node)
-        kernel = self._kernels.swiglu(_shape(node)[1]) if both is not None else None
+        kernel = self._kernels.swiglu(_shape(node)[1]) if both is not None and self._fits(node) else None
         if kernel is None:
             return _default(node, importer)
         return _call(importer, f"swiglu_{_shape(node)[1]}", kernel, _values(importer, [both]), node)
@@ -108,8 +108,8 @@ class _Converters:
     def add(self, node: Node, importer: Importer) -> Expression:
         residual, product = node.args
         if (
-            self._kernels.fuses_residual
-            and not node.kwargs
+            not node.kwargs
+            and self._fits(node)
             and _has_kernel(product)
             and len(product.users) == 1
             and getattr(residual, "op", None) is not None
@@ -118,6 +118,9 @@ class _Converters:
         ):
             return self.linear(product, importer, residual)
         return _default(node, importer)
+
+    def _fits(self, node: Node) -> bool:
+        return str(node.meta["val"].dtype) == f"torch.{self._kernels.dtype}"
 
 
 def _has_kernel(node: Node) -> bool:

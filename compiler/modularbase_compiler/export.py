@@ -17,10 +17,11 @@ from modularbase_compiler.converters import converters, packable_weights
 from modularbase_compiler.kernels import Kernels
 from modularbase_compiler.limits import dimension_bounds
 from modularbase_core.device.metadata import InputMeta, ParameterMeta
+from modularbase_core.graph.networks import Router
 from modularbase_core.graph.programs import FLOAT, Program, programs
 from modularbase_core.sdk.architecture import Architecture
 
-_WRAPPER = {"base": "base.", "pack": "pack.", "router": ""}  # how programs name the network that they wrap
+_WRAPPERS = {"base": "base.", "pack": "pack.", "router": "network."}  # how programs name the network they wrap
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def _export(program: Program, kind: str, kernels: Kernels, dtype: str, bounds: d
     if dtype == "float16":
         module = _half(module)
     graph = torch.export.export(module, _examples(program, dtype), dynamic_shapes=_dynamic(program, bounds))
-    parameters = _pack(graph, kernels.linear_layout, _WRAPPER[kind])
+    parameters = _pack(graph, kernels.linear_layout, _WRAPPERS[kind])
     imported = from_exported_program(
         graph,
         keep_params_as_input=True,
@@ -123,10 +124,22 @@ def _dynamic(program: Program, bounds: dict[str, int]) -> tuple[dict[int, Any], 
 
 
 def _half(module: torch.nn.Module) -> torch.nn.Module:
-    """Make the weights float16; RoPE tables stay float32."""
+    """Make the weights float16; RoPE tables stay float32, and so does a router, whose sums exceed float16."""
+    if isinstance(module, Router):
+        return _Upcast(module)
     for parameter in module.parameters():
         parameter.data = parameter.data.half()
     return module
+
+
+class _Upcast(torch.nn.Module):
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, hidden: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        query: torch.Tensor = self.network(hidden.float(), starts, lengths)
+        return query
 
 
 @relax.expr_functor.mutator

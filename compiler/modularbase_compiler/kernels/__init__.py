@@ -8,11 +8,11 @@ from typing import Any, Protocol
 class Kernels(Protocol):
     """What a target implements: each method returns a PrimFunc, or None where Relax's own lowering is to serve.
 
-    Shapes of arguments are those of `graph.ops` and of the kernels' own docstrings.
+    Shapes of arguments are those of `graph.ops` and of the kernels' own docstrings. Values of another dtype than `dtype` are left to Relax.
     """
 
+    dtype: str
     linear_layout: str
-    fuses_residual: bool
 
     def linear(self, n: int, k: int, *, bias: bool, residual: bool) -> Any | None:
         """Make y = x @ W^T (+ bias) (+ residual), W in `linear_layout`."""

@@ -17,7 +17,7 @@ class CpuKernels:
     """The kernel set of `cpu`; `level` is the processor's (see `device.target`)."""
 
     linear_layout = "n32k"
-    fuses_residual = True
+    dtype = "float32"
 
     def __init__(self, level: str) -> None:
         # accumulators must fit the registers: 32 of 16 lanes with AVX-512, 16 of 8 before

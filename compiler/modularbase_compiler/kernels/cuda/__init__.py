@@ -1,0 +1,70 @@
+"""The GPU's kernels: float16 with float32 sums, weights by rows, bound to threads by hand."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from modularbase_compiler.kernels.cuda.attend import attend
+from modularbase_compiler.kernels.cuda.linear import linear
+from modularbase_compiler.kernels.cuda.moe import moe
+from modularbase_compiler.kernels.cuda.rows import append_hidden, append_kv, rms_norm, swiglu
+from modularbase_core.errors import ArtefactError
+
+_SHARED_BYTES = 48 << 10  # what every architecture gives a block without asking
+
+
+class CudaKernels:
+    """The kernel set of `cuda`, for networks of `dtype`."""
+
+    linear_layout = "row"
+
+    def __init__(self, dtype: str) -> None:
+        self.dtype = dtype
+
+    def linear(self, n: int, k: int, *, bias: bool, residual: bool) -> Any | None:
+        """Make the tiled kernel."""
+        return _linear(n, k, bias=bias, residual=residual, dtype=self.dtype)
+
+    def rms_norm(self, width: int, epsilon: float) -> Any | None:
+        """Make the kernel."""
+        return _rms_norm(width, epsilon, self.dtype)
+
+    def swiglu(self, width: int) -> Any | None:
+        """Make the kernel."""
+        return _swiglu(width, self.dtype)
+
+    def append_kv(self, layers: int, heads: int, kv_heads: int, size: int) -> Any:
+        """Make the kernel."""
+        return _append_kv(layers, heads, kv_heads, size, self.dtype)
+
+    def append_hidden(self, width: int) -> Any:
+        """Make the kernel."""
+        return _append_hidden(width, self.dtype)
+
+    def attend(self, layers: int, heads: int, kv_heads: int, size: int, positions: int) -> Any:
+        """Make the kernel; raises ArtefactError where a window's scores exceed shared memory."""
+        _check_shared("a window", positions + size + 128, "lower trained_tokens")
+        return _attend(layers, heads, kv_heads, size, positions, self.dtype)
+
+    def moe(self, experts: int, chosen: int, width: int, ffn: int) -> Any:
+        """Make the kernel; raises ArtefactError where a token's hidden values exceed shared memory."""
+        _check_shared("an expert", width + ffn, "lower ffn_size")
+        return _moe(experts, chosen, width, ffn, self.dtype)
+
+
+def _check_shared(what: str, floats: int, remedy: str) -> None:
+    if floats * 4 > _SHARED_BYTES:
+        raise ArtefactError(
+            f"{what} of this size needs {floats * 4} bytes of a GPU's shared memory, {_SHARED_BYTES} are there; {remedy}"
+        )
+
+
+# a kernel takes 0.1 s to parse and is asked for by every layer
+_linear = lru_cache(linear)
+_rms_norm = lru_cache(rms_norm)
+_swiglu = lru_cache(swiglu)
+_append_kv = lru_cache(append_kv)
+_append_hidden = lru_cache(append_hidden)
+_attend = lru_cache(attend)
+_moe = lru_cache(moe)

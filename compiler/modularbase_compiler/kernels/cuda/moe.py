@@ -1,0 +1,66 @@
+"""A mixture's chosen experts, a block a token (Shazeer et al., 2017): plain, sums in float32."""
+
+# TVMScript is typed by TVM's parser, not by Python's
+# mypy: disable-error-code="untyped-decorator, no-untyped-def"
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.script import tirx as T  # noqa: N812  # TVMScript's own name
+
+_THREADS = 128
+
+
+def moe(experts: int, chosen: int, width: int, ffn: int, dtype: str) -> Any:
+    """Make the kernel: x [T, E], ids [T, k], gates [T, k], gate_up [X, 2F, E], down [X, E, F] -> y [T, E]."""
+
+    @T.prim_func(s_tir=True)
+    def moe(x_: T.handle, i_: T.handle, g_: T.handle, u_: T.handle, d_: T.handle, y_: T.handle) -> None:
+        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True, "op_pattern": 8})
+        rows = T.int64()
+        x = T.match_buffer(x_, (rows, width), dtype)
+        ids = T.match_buffer(i_, (rows, chosen), "int32")
+        gates = T.match_buffer(g_, (rows, chosen), "float32")
+        gate_up = T.match_buffer(u_, (experts, 2 * ffn, width), dtype)
+        down = T.match_buffer(d_, (experts, width, ffn), dtype)
+        y = T.match_buffer(y_, (rows, width), dtype)
+        for row in T.thread_binding(rows, thread="blockIdx.x"):
+            for t in T.thread_binding(_THREADS, thread="threadIdx.x"):
+                with T.sblock("row"):
+                    T.reads()
+                    T.writes()
+                    hidden = T.sblock_alloc_buffer((ffn,), "float32", scope="shared")
+                    total = T.sblock_alloc_buffer((width,), "float32", scope="shared")
+                    sums = T.sblock_alloc_buffer((2,), "float32", scope="local")
+                    for c in T.serial(chosen):
+                        for i in T.serial((ffn + _THREADS - 1) // _THREADS):
+                            if i * _THREADS + t < ffn:
+                                sums[0] = T.float32(0)
+                                sums[1] = T.float32(0)
+                                for e in T.serial(width):
+                                    sums[0] = sums[0] + T.cast(x[row, e], "float32") * T.cast(
+                                        gate_up[ids[row, c], i * _THREADS + t, e], "float32"
+                                    )
+                                    sums[1] = sums[1] + T.cast(x[row, e], "float32") * T.cast(
+                                        gate_up[ids[row, c], ffn + i * _THREADS + t, e], "float32"
+                                    )
+                                hidden[i * _THREADS + t] = sums[0] / (T.float32(1) + T.exp(-sums[0])) * sums[1]
+                        T.evaluate(T.tvm_storage_sync("shared"))
+                        for i in T.serial((width + _THREADS - 1) // _THREADS):
+                            if i * _THREADS + t < width:
+                                sums[0] = T.float32(0)
+                                for f in T.serial(ffn):
+                                    sums[0] = sums[0] + hidden[f] * T.cast(
+                                        down[ids[row, c], i * _THREADS + t, f], "float32"
+                                    )
+                                total[i * _THREADS + t] = (
+                                    T.if_then_else(c == 0, T.float32(0), total[i * _THREADS + t])
+                                    + gates[row, c] * sums[0]
+                                )
+                        T.evaluate(T.tvm_storage_sync("shared"))
+                    for i in T.serial((width + _THREADS - 1) // _THREADS):
+                        if i * _THREADS + t < width:
+                            y[row, i * _THREADS + t] = T.cast(total[i * _THREADS + t], dtype)
+
+    return moe
