@@ -195,7 +195,7 @@ class Parts:
         metas = {key: read_meta(path) for key, path in directories.items()}
         self.budget, self._pack_pages = _plan(config, self.lineup, metas)
         self.device = Device(config.device, threads=config.threads or None)
-        self._executables = {key: Executable.load(path, self.device) for key, path in directories.items()}
+        self.executables = {key: Executable.load(path, self.device) for key, path in directories.items()}
         self._buffers = RowBuffers(self.device)
         self._by_id = {one.id: one for one in self.lineup.routable}
 
@@ -233,7 +233,7 @@ class Parts:
         return {architecture_key(one): path for one, path in zip(wanted, paths, strict=True)}
 
     def _executable(self, pack: InstalledPack) -> Executable:
-        return self._executables[architecture_key(pack.manifest.architecture)]
+        return self.executables[architecture_key(pack.manifest.architecture)]
 
     def _placed(self, pack: InstalledPack) -> PlacedWeights:
         values = read_weights(pack.pack.weights, pack.manifest.architecture)  # checked before anything is made
