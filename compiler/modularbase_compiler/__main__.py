@@ -1,7 +1,7 @@
-"""The compiler as a program: `python -m modularbase_compiler --request request.json --out DIR [--json]`.
+"""The compiler as a program, for `device.artefact` (--request) and for people (--target, --cubins).
 
-A request lists builds; with --json every step is a line {"phase", "done", "total"} on stdout, and a failure a
-line {"error"} with exit code 1.
+With --json every step is a line {"phase", "done", "total"} on stdout, and a failure a line {"error"}; the exit code
+of a failure is 1.
 """
 
 from __future__ import annotations
@@ -13,28 +13,56 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from modularbase_compiler.cubins import cubins
 from modularbase_compiler.toolchain import prepare_cuda
 from modularbase_core.device.artefact import Build
-from modularbase_core.device.target import Target
+from modularbase_core.device.target import CUDA_ARCHITECTURES, Target, cpu_target, cuda_target
 from modularbase_core.errors import ArtefactError, ModularBaseError
 from modularbase_core.sdk.architecture import architecture_from_dict
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Build what the request lists; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m modularbase_compiler", description=__doc__)
-    parser.add_argument("--request", type=Path, required=True, help="JSON file with the builds")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the artefacts")
-    parser.add_argument("--json", action="store_true", help="tell progress and errors as JSON lines")
+    """Do what the command line asks; return the exit code."""
+    parser = _parser()
     options = parser.parse_args(arguments)
+    if not options.cubins and (options.out is None or not (options.request or options.architecture)):
+        parser.error("give --request or --architecture, with --out; or --cubins")
     try:
-        _build_all(_read_request(options.request), options.out, options.json)
+        if options.cubins:
+            _list_cubins(options.cubins, options.json)
+        else:
+            _build_all(_builds(options), options.out, options.json)
     except ModularBaseError as error:
         _tell({"error": str(error)} if options.json else str(error), error=not options.json)
         return 1
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m modularbase_compiler")
+    parser.add_argument("--request", type=Path, help="JSON file of builds, as `device.artefact` writes it")
+    parser.add_argument("--architecture", type=Path, nargs="+", help="JSON files of architectures, or manifests")
+    parser.add_argument("--target", choices=("cpu", "cuda"), default="cpu", help="what to compile --architecture for")
+    parser.add_argument("--gpu", nargs="+", default=CUDA_ARCHITECTURES, help="GPU architectures, such as sm_86")
+    parser.add_argument("--out", type=Path, help="folder of the artefacts")
+    parser.add_argument("--cubins", type=Path, nargs="+", help="list the GPU code in these modules or artefacts")
+    parser.add_argument("--json", action="store_true", help="tell progress, results and errors as JSON lines")
+    return parser
+
+
+def _builds(options: argparse.Namespace) -> list[Build]:
+    if options.request:
+        return _read_request(options.request)
+    target = cpu_target() if options.target == "cpu" else cuda_target(tuple(options.gpu))
+    builds = {}
+    for path in options.architecture:
+        value = _read_json(path)
+        value = value.get("architecture", value) if isinstance(value, dict) else {}
+        build = Build(architecture=architecture_from_dict(value), target=target, dtype=target.dtype)
+        builds[build.key] = build
+    return list(builds.values())
 
 
 def _build_all(builds: list[Build], folder: Path, as_json: bool) -> None:
@@ -60,12 +88,25 @@ def _build_each(builds: list[Build], folder: Path, as_json: bool) -> None:
         place = build_artefact(build, folder, step)
         if not as_json:
             _tell(str(place))
+            if build.target.name == "cuda":
+                _list_cubins([place], as_json)
     _tell({"phase": "done", "done": total, "total": total} if as_json else f"[{total}/{total}] done")
 
 
+def _list_cubins(paths: list[Path], as_json: bool) -> None:
+    for path in paths:
+        for module in sorted(path.glob("*.so")) if path.is_dir() else [path]:
+            try:
+                found = cubins(module)
+            except OSError as error:
+                raise ArtefactError(f"{module} cannot be read ({error.strerror}); check the path") from None
+            event = {"module": str(module), "cubins": list(found)}
+            _tell(event if as_json else f"{module.name}: {', '.join(found) or 'no GPU code'}")
+
+
 def _read_request(path: Path) -> list[Build]:
+    value = _read_json(path)
     try:
-        request = json.loads(path.read_text())
         return [
             Build(
                 architecture=architecture_from_dict(item["architecture"]),
@@ -73,12 +114,17 @@ def _read_request(path: Path) -> list[Build]:
                 dtype=item["dtype"],
                 quantisation=item["quantisation"],
             )
-            for item in request["builds"]
+            for item in value["builds"]
         ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtefactError(
-            f"the request {path} cannot be read ({error}); write it as `device.artefact` does"
-        ) from None
+    except (KeyError, TypeError) as error:
+        raise ArtefactError(f"the request {path} lacks {error}; write it as `device.artefact` does") from None
+
+
+def _read_json(path: Path) -> Any:  # Any: JSON of no known shape yet
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ArtefactError(f"{path} cannot be read ({error}); give a JSON file") from None
 
 
 def _tell(event: Any, *, error: bool = False) -> None:

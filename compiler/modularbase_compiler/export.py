@@ -59,7 +59,8 @@ def _export(program: Program, kind: str, kernels: Kernels, dtype: str, bounds: d
     module = program.module.eval().requires_grad_(False)
     if dtype == "float16":
         module = _half(module)
-    graph = torch.export.export(module, _examples(program, dtype), dynamic_shapes=_dynamic(program, bounds))
+    examples = _examples(program, dtype, bounds)
+    graph = torch.export.export(module, examples, dynamic_shapes=_dynamic(program, bounds))
     parameters = _pack(graph, kernels.linear_layout, _WRAPPERS[kind])
     imported = from_exported_program(
         graph,
@@ -106,9 +107,10 @@ def _pack(graph: torch.export.ExportedProgram, layout: str, wrapper: str) -> dic
     return parameters
 
 
-def _examples(program: Program, dtype: str) -> tuple[torch.Tensor, ...]:
-    """Make inputs of sizes that no static dimension has, lest `torch.export` takes a symbol for a constant."""
-    sizes = {"T": 37, "B": 3, "R": 5, "M": 7, "P": 11}
+def _examples(program: Program, dtype: str, bounds: dict[str, int]) -> tuple[torch.Tensor, ...]:
+    """Make inputs to trace with: of odd sizes, lest `torch.export` takes a symbol for a constant."""
+    odd = {"T": 37, "B": 3, "R": 5, "M": 7, "P": 11}
+    sizes = {letter: min(size, bounds.get(letter, size)) for letter, size in odd.items()}
     kinds = {FLOAT: getattr(torch, dtype), "int32": torch.int32}
     return tuple(
         torch.zeros([sizes[size] if isinstance(size, str) else size for size in item.shape], dtype=kinds[item.dtype])

@@ -17,9 +17,16 @@ from typing import Final
 from modularbase_core.errors import ArtefactError
 
 _DRIVER_SYMBOLS: Final = (
-    "cuDeviceGetName cuFuncSetAttribute cuGetErrorName cuGetErrorString cuLaunchKernelEx cuModuleGetFunction "
-    "cuModuleLoadData cuModuleUnload cuTensorMapEncodeTiled"
-).split()
+    "cuDeviceGetName",
+    "cuFuncSetAttribute",
+    "cuGetErrorName",
+    "cuGetErrorString",
+    "cuLaunchKernelEx",
+    "cuModuleGetFunction",
+    "cuModuleLoadData",
+    "cuModuleUnload",
+    "cuTensorMapEncodeTiled",
+)
 _NO_DEVICE: Final = 100  # CUDA_ERROR_NO_DEVICE
 _INSTALL: Final = "run `pip install 'modularbase[cuda]'`"
 

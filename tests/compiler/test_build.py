@@ -128,7 +128,7 @@ def test_an_interrupt_leaves_nothing_half_written(tmp_path, monkeypatch):
 def test_a_request_that_cannot_be_read_is_one_json_line(tmp_path: Path, capsys):
     assert main(["--request", str(tmp_path / "absent"), "--out", str(tmp_path), "--json"]) == 1
     out = capsys.readouterr().out
-    assert out.startswith('{"error": "the request ')
+    assert out.startswith('{"error": ')
     assert out.count("\n") == 1
 
 

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 class Kernels(Protocol):
     """What a target implements: each method returns a PrimFunc, or None where Relax's own lowering is to serve.
 
-    Shapes of arguments are those of `graph.ops` and of the kernels' own docstrings. Values of another dtype than `dtype` are left to Relax.
+    Shapes of arguments are those of `graph.ops` and of the kernels' own docstrings.
+    Values of another dtype than `dtype` are left to Relax.
     """
 
     dtype: str

@@ -56,7 +56,8 @@ class CudaKernels:
 def _check_shared(what: str, floats: int, remedy: str) -> None:
     if floats * 4 > _SHARED_BYTES:
         raise ArtefactError(
-            f"{what} of this size needs {floats * 4} bytes of a GPU's shared memory, {_SHARED_BYTES} are there; {remedy}"
+            f"{what} of this size needs {floats * 4} bytes of a GPU's shared memory, "
+            f"a block has {_SHARED_BYTES}; {remedy}"
         )
 
 
