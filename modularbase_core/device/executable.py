@@ -6,10 +6,12 @@ out (64-byte aligned; on the CPU numpy and TVM see the same bytes). Which progra
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -56,6 +58,8 @@ class Device:
 
     def __init__(self, name: str = "cpu", index: int = 0, threads: int | None = None) -> None:
         self.name = name
+        if name == "cuda":
+            _preload_cuda_runtime()
         self._runtime = _import_tvm(threads or physical_cores())
         if name == "cuda":
             _check_cuda(self._runtime)
@@ -171,6 +175,16 @@ def _import_tvm(threads: int) -> Any:
             if blocked:
                 del sys.modules["torch"]
     return importlib.import_module("tvm.runtime")
+
+
+def _preload_cuda_runtime() -> None:
+    """Load libcudart from its wheel, where the system has none: TVM's CUDA library is linked against it."""
+    for folder in sys.path:
+        library = Path(folder, "nvidia", "cu13", "lib", "libcudart.so.13")
+        if library.is_file():
+            with suppress(OSError):  # then the system's own may serve
+                ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+            return
 
 
 def _check_cuda(runtime: Any) -> None:
