@@ -17,7 +17,7 @@ SOURCES = sorted(
     for folder in ("modularbase_core", "compiler", "plugins_example", "tests")
     for path in (ROOT / folder).rglob("*.py")
 )
-PRODUCT = [path for path in SOURCES if path.is_relative_to(ROOT / "modularbase_core") or "compiler" in path.parts]
+PRODUCT = [path for path in SOURCES if path.relative_to(ROOT).parts[0] in ("modularbase_core", "compiler")]
 
 
 def relative(path):
