@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from modularbase_core.config import EngineConfig
     from modularbase_core.packs.catalog import Catalog
 
-RUNTIME: Final = ("modularbase", "apache-tvm", "apache-tvm-ffi", "numpy", "safetensors", "tokenizers")
+RUNTIME: Final = ("modularbase", "apache-tvm", "apache-tvm-ffi", "numpy", "tokenizers")
 """Distributions without which chat cannot run; torch compiles and trains."""
 
 
