@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,7 +28,14 @@ from modularbase_compiler.limits import call_limits
 from modularbase_compiler.pipeline import lower
 from modularbase_compiler.target import gpu_target, host_target
 from modularbase_compiler.toolchain import check_linker
-from modularbase_core.device.artefact import BUILDING_PREFIX, Build, check_artefact, file_digest, tvm_version
+from modularbase_core.device.artefact import (
+    BUILDING_PREFIX,
+    Build,
+    building_prefix,
+    check_artefact,
+    file_digest,
+    tvm_version,
+)
 from modularbase_core.device.metadata import META_FILE, ArtefactMeta, ProgramMeta
 from modularbase_core.device.target import Target
 from modularbase_core.errors import ArtefactError
@@ -35,6 +43,8 @@ from modularbase_core.sdk.architecture import PAGE_TOKENS
 
 Step = Callable[[str], None]
 """Called with the name of the phase that begins."""
+
+_ABANDONED_SECONDS = 24 * 60 * 60
 
 PHASES = ("export", "lower", "generate", "write")
 
@@ -47,7 +57,8 @@ def build_artefact(build: Build, folder: Path, step: Step) -> Path:
     place = folder / build.key
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f"{BUILDING_PREFIX}{build.key[:16]}-", dir=folder))
+        _sweep(folder)
+        scratch = Path(tempfile.mkdtemp(prefix=building_prefix(os.getpid()), dir=folder))
         try:
             scratch.chmod(0o755)
             _build_into(build, scratch, step)
@@ -76,11 +87,22 @@ def _build_into(build: Build, scratch: Path, step: Step) -> None:
         modules[name] = "module.so" if name == "cpu" else f"module-{name}.so"
         with target:  # where TVM's CUDA compiler looks for the architecture
             executable = relax.build(lowered[name], target, relax_pipeline=None)
-        executable.export_library(str(scratch / modules[name]))
+        _link(executable, scratch / modules[name])
         if name != "cpu":
             check_cubins(scratch / modules[name], name)
     step("write")
     _write_meta(build, exported, storage, modules, scratch)
+
+
+def _link(executable: Any, path: Path) -> None:
+    try:
+        executable.export_library(str(path))
+    except RuntimeError as error:  # what TVM raises for whatever stopped the linker, a full disk among them
+        reason = (str(error).strip().splitlines() or ["no reason given"])[-1]
+        raise ArtefactError(
+            f"{path.name} cannot be linked in {path.parent.parent} ({reason}); free space there and in the "
+            "temporary folder, and check that gcc or clang works"
+        ) from error
 
 
 def _code_targets(target: Target) -> dict[str, Any]:
@@ -162,6 +184,14 @@ def _publish(scratch: Path, place: Path) -> None:
             place.rename(grave / "corrupt")
         shutil.rmtree(grave, ignore_errors=True)
     raise ArtefactError(f"{place} is in the way and cannot be replaced; remove it")
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what builders that were killed left behind, a day later."""
+    for path in folder.glob(f"{BUILDING_PREFIX}*"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(path)
 
 
 def _sync(path: Path) -> None:

@@ -11,6 +11,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -121,6 +122,11 @@ def check_artefact(directory: Path) -> ArtefactMeta:
     return meta
 
 
+def building_prefix(builder: int) -> str:
+    """Return how the folders begin that the process `builder` builds in."""
+    return f"{BUILDING_PREFIX}{builder}-"
+
+
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file as hex digits."""
     digest = hashlib.sha256()
@@ -188,7 +194,20 @@ def _run_compiler(builds: Sequence[Build], cache_dir: Path, progress: Progress |
             stderr.seek(0)
             last = ([line for line in stderr.read().splitlines() if line.strip()] or ["it said nothing"])[-1]
     if child.returncode:
-        raise ArtefactError(failure or f"the compiler failed with exit code {child.returncode}: {last.strip()}")
+        _sweep(artefacts_directory(cache_dir), child.pid)
+        raise ArtefactError(failure or _last_words(child.returncode, last.strip(), cache_dir))
+
+
+def _sweep(folder: Path, builder: int) -> None:
+    """Remove what a child left that could not: LLVM ends its process when it cannot write."""
+    for path in folder.glob(f"{building_prefix(builder)}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _last_words(code: int, last: str, cache_dir: Path) -> str:
+    if "IO failure" in last or "No space left" in last:
+        return f"the compiler cannot write ({last}); free space in {cache_dir} and in the temporary folder"
+    return f"the compiler failed with exit code {code}: {last}"
 
 
 def _follow(child: subprocess.Popen[str], progress: Progress | None) -> str | None:

@@ -1,6 +1,7 @@
 """Building: static memory, atomic writing, two builders at once, full disks."""
 
 import errno
+import os
 import threading
 from pathlib import Path
 
@@ -123,6 +124,25 @@ def test_an_interrupt_leaves_nothing_half_written(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         build_artefact(ROUTER, tmp_path, nothing)
     assert not [item for item in tmp_path.iterdir() if item.name.startswith(BUILDING_PREFIX)]
+
+
+def test_a_linker_that_fails_is_told_in_a_sentence(tmp_path):
+    class Failing:
+        def export_library(self, path):
+            raise RuntimeError("Compilation error:\nld: final link failed: No space left on device")
+
+    with pytest.raises(ArtefactError, match=r"No space left on device\); free space there"):
+        building._link(Failing(), tmp_path / "module.so")
+
+
+def test_what_killed_builders_left_is_swept_after_a_day(tmp_path):
+    old, new = tmp_path / f"{BUILDING_PREFIX}old", tmp_path / f"{BUILDING_PREFIX}new"
+    for folder in (old, new):
+        folder.mkdir()
+    os.utime(old, (0, 0))
+    building._sweep(tmp_path)
+    assert not old.exists()
+    assert new.exists()
 
 
 def test_a_request_that_cannot_be_read_is_one_json_line(tmp_path: Path, capsys):

@@ -155,6 +155,14 @@ def test_a_child_that_dies_is_told_with_its_last_words(compiler, tmp_path):
         ensure_artefacts([BUILD], tmp_path / "cache")
 
 
+def test_what_a_dying_child_left_half_written_is_removed(compiler, tmp_path):
+    body = "import os\n(out / f'.building-{os.getpid()}-x').mkdir()\n(out / '.building-1-other').mkdir()\n"
+    compiler(body + "sys.exit('LLVM ERROR: IO failure on output stream: No space left on device')\n")
+    with pytest.raises(ArtefactError, match=r"cannot write .*No space left on device\); free space in"):
+        ensure_artefacts([BUILD], tmp_path / "cache")
+    assert [item.name for item in (tmp_path / "cache" / "artefacts").iterdir()] == [".building-1-other"]
+
+
 def test_an_interrupted_build_ends_its_child(compiler, tmp_path):
     compiler("import time\ntime.sleep(60)\n")
 
