@@ -33,13 +33,13 @@ from modularbase_core.device.artefact import (
     Build,
     building_prefix,
     check_artefact,
-    file_digest,
     tvm_version,
 )
 from modularbase_core.device.metadata import META_FILE, ArtefactMeta, ProgramMeta
 from modularbase_core.device.target import Target
 from modularbase_core.errors import ArtefactError
 from modularbase_core.sdk.architecture import PAGE_TOKENS
+from modularbase_core.sdk.files import file_sha256
 
 Step = Callable[[str], None]
 """Called with the name of the phase that begins."""
@@ -134,7 +134,7 @@ def _write_meta(
         limits=call_limits(build.architecture),
         workspace_bytes=sum(pool.elements()),
         modules=modules,
-        sha256={name: file_digest(scratch / name) for name in modules.values()},
+        sha256={name: file_sha256(scratch / name) for name in modules.values()},
         programs={
             item.name: ProgramMeta(item.inputs, item.parameters, item.results, sum(storage[item.name]))
             for item in exported

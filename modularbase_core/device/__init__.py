@@ -1,1 +1,1 @@
-"""What touches the machine: memory budget, weight files and layouts, compiled artefacts."""
+"""The device: memory, weights, compiled artefacts and what runs them."""

@@ -26,6 +26,7 @@ from modularbase_core.device.metadata import ArtefactMeta, read_meta
 from modularbase_core.device.target import Target
 from modularbase_core.errors import ArtefactError
 from modularbase_core.sdk.architecture import Architecture, architecture_to_dict
+from modularbase_core.sdk.files import file_sha256
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many steps are done, and how many there are."""
@@ -112,7 +113,7 @@ def check_artefact(directory: Path) -> ArtefactMeta:
         raise ArtefactError(f"{directory} holds the artefact {meta.key}; remove it")
     for name in meta.modules.values():
         try:
-            digest = file_digest(directory / name)
+            digest = file_sha256(directory / name)
         except OSError as error:
             raise ArtefactError(f"{directory / name} cannot be read ({error.strerror}); build it again") from None
         if digest != meta.sha256.get(name):
@@ -125,15 +126,6 @@ def check_artefact(directory: Path) -> ArtefactMeta:
 def building_prefix(builder: int) -> str:
     """Return how the folders begin that the process `builder` builds in."""
     return f"{BUILDING_PREFIX}{builder}-"
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file as hex digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def tvm_version() -> str:
@@ -159,7 +151,7 @@ def digest_sources(paths: Iterable[Path]) -> str:
     """Hash names and contents of source files, in the order given."""
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(path.name.encode() + b"\0" + file_digest(path).encode())
+        digest.update(path.name.encode() + b"\0" + file_sha256(path).encode())
     return digest.hexdigest()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,14 @@ from modularbase_core.device.weights import read_weights, write_weights
 from modularbase_core.errors import ConfigError
 from modularbase_core.graph.networks import Base, Router, build_network
 from modularbase_core.sdk.architecture import architecture_to_dict
-from modularbase_core.sdk.manifest import EXAMPLES_FILE, ROUTING_FILE, WEIGHTS_FILE, Manifest, write_manifest
+from modularbase_core.sdk.manifest import (
+    EXAMPLES_FILE,
+    ROUTING_FILE,
+    TOKENIZER_FILE,
+    WEIGHTS_FILE,
+    Manifest,
+    write_manifest,
+)
 from modularbase_core.train.recipe import Recipe, read_recipe
 from modularbase_core.train.router import queries, read_messages, routing_keys, understand_messages
 from modularbase_core.train.run import part_of
@@ -35,6 +43,9 @@ def ship_recipe(path: Path, *, data: Path, runs: Path, quiet: bool = False) -> P
     assert architecture is not None
     weights = part_of(runs / recipe.name / "checkpoint.pt", prefix)
     write_weights(directory / WEIGHTS_FILE, {name: value.float().numpy() for name, value in weights.items()})
+    if recipe.stage == "base" and not (directory / TOKENIZER_FILE).exists():
+        (directory / TOKENIZER_FILE).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(recipe.folder / recipe.tokenizer, directory / TOKENIZER_FILE)
     if recipe.examples:
         _write_keys(recipe, directory, data, quiet=quiet)
     described: dict[str, Any] = {"schema": 1, **recipe.manifest, "architecture": architecture_to_dict(architecture)}

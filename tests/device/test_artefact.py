@@ -3,11 +3,12 @@
 import pytest
 
 from modularbase_core.device import artefact
-from modularbase_core.device.artefact import Build, check_artefact, ensure_artefacts, file_digest, list_artefacts
+from modularbase_core.device.artefact import Build, check_artefact, ensure_artefacts, list_artefacts
 from modularbase_core.device.metadata import ArtefactMeta, InputMeta, ParameterMeta, ProgramMeta, read_meta
 from modularbase_core.device.target import cpu_target, cuda_target
 from modularbase_core.errors import ArtefactError
 from modularbase_core.sdk.architecture import RouterArchitecture
+from modularbase_core.sdk.files import file_sha256
 
 ROUTER = RouterArchitecture(base_hidden_size=64, width=32, key_size=16)
 BUILD = Build(architecture=ROUTER, target=cpu_target(), dtype="float32")
@@ -41,7 +42,7 @@ def write_artefact(folder, build=BUILD):
         limits={"T": 512},
         workspace_bytes=4096,
         modules={"cpu": "module.so"},
-        sha256={"module.so": file_digest(place / "module.so")},
+        sha256={"module.so": file_sha256(place / "module.so")},
         programs={"route": program},
     )
     (place / "meta.json").write_text(meta.to_json())
