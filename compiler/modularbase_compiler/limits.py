@@ -8,7 +8,7 @@ from modularbase_core.sdk.architecture import PAGE_TOKENS, Architecture, RouterA
 
 TOKENS: Final = 512
 SEQUENCES: Final = 32
-LOGIT_ROWS: Final = 512
+LOGIT_ROWS: Final = 64  # decode asks for one a sequence; 512 would keep 16 MB of logits allocated
 _PAGES: Final = 1 << 24  # of a pool; bounds no workspace
 
 

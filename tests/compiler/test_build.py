@@ -69,7 +69,7 @@ def test_metadata_tells_the_workspace_and_the_limits(artefacts):
     meta = check_artefact(artefacts["base"])
     largest = max(item.workspace_bytes for item in meta.programs.values())
     assert largest <= meta.workspace_bytes <= sum(item.workspace_bytes for item in meta.programs.values())
-    assert meta.limits == {"T": 512, "B": 32, "R": 512, "M": 16}
+    assert meta.limits == {"T": 512, "B": 32, "R": 64, "M": 16}
 
 
 def test_two_builders_at_once_leave_one_sound_artefact(tmp_path, artefacts, monkeypatch):
