@@ -24,13 +24,14 @@ from modularbase_core.graph.networks import Base, Router
 from modularbase_core.graph.places import Windows
 from modularbase_core.sdk.architecture import RouterArchitecture
 from modularbase_core.text.template import BEGIN, ROLES
+from modularbase_core.train.checkpoints import load_base
 from modularbase_core.train.corpus import read_json_lines
 from modularbase_core.train.packing import Source, control_id
 from modularbase_core.train.recipe import Recipe
 
 MESSAGE_TOKENS = 128
 TEMPERATURE = 0.07
-BATCH = 256
+QUERY_BATCH = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +65,7 @@ def understand_messages(base: Base, tokenizer: Tokenizer, texts: Sequence[str], 
 
 
 def train_router(recipe: Recipe, *, data: Path, runs: Path, checkpoint: Path, quiet: bool) -> None:
-    """Train the recipe's router over a frozen base and save {"network": ...}; `tokens` counts messages here."""
-    from modularbase_core.train.run import load_base
-
+    """Train the recipe's router over a frozen base and save it; `tokens` and `batch_tokens` count messages here."""
     if not isinstance(recipe.router, RouterArchitecture):
         raise ConfigError(f"recipe {recipe.name!r}: a router needs its [router] architecture")
     torch.manual_seed(recipe.seed)
@@ -79,11 +78,11 @@ def train_router(recipe: Recipe, *, data: Path, runs: Path, checkpoint: Path, qu
     router = Router(recipe.router)
     proxies = nn.Parameter(torch.randn(len(names), recipe.router.key_size))
     optimiser = torch.optim.AdamW([*router.parameters(), proxies], lr=recipe.other_rate, weight_decay=0.01)
-    steps = recipe.tokens // BATCH
+    steps = recipe.steps
     rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.other_rate, total_steps=steps, pct_start=0.1)
     random = np.random.default_rng(recipe.seed)
     for _ in tqdm(range(steps), unit="step", disable=quiet, mininterval=10.0):
-        chosen = random.integers(0, len(hidden), BATCH)
+        chosen = random.integers(0, len(hidden), recipe.batch_tokens)
         query = router(*hidden.batch(chosen))
         loss = functional.cross_entropy(query @ functional.normalize(proxies).T / TEMPERATURE, target[chosen])
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -91,7 +90,7 @@ def train_router(recipe: Recipe, *, data: Path, runs: Path, checkpoint: Path, qu
         rate.step()
         optimiser.zero_grad(set_to_none=True)
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"network": router.state_dict()}, checkpoint)
+    torch.save({"network": router.state_dict(), "step": recipe.steps}, checkpoint)
 
 
 def read_messages(sources: Sequence[Source], data: Path, seed: int) -> tuple[list[str], list[str]]:
@@ -116,7 +115,10 @@ def read_messages(sources: Sequence[Source], data: Path, seed: int) -> tuple[lis
 @torch.no_grad()
 def queries(router: Router, hidden: Hidden) -> Tensor:
     """Return the unit queries [messages, key_size]."""
-    parts = [router(*hidden.batch(np.arange(i, min(i + BATCH, len(hidden))))) for i in range(0, len(hidden), BATCH)]
+    parts = [
+        router(*hidden.batch(np.arange(i, min(i + QUERY_BATCH, len(hidden)))))
+        for i in range(0, len(hidden), QUERY_BATCH)
+    ]
     return torch.cat(parts)
 
 

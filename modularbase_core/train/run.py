@@ -10,15 +10,14 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from modularbase_core.errors import ConfigError, DataError
-from modularbase_core.graph.networks import Base, Pack
-from modularbase_core.sdk.architecture import BaseArchitecture, PackArchitecture
 from modularbase_core.text.template import BEGIN, CONTROL_TOKENS, END
-from modularbase_core.train.language import Loss, Whole
+from modularbase_core.train.checkpoints import build_model, steps_done
+from modularbase_core.train.language import Loss
 from modularbase_core.train.loop import Batch, Schedule, train
 from modularbase_core.train.packing import Tokens, control_id, join, pack_sources, windows
 from modularbase_core.train.recall import recall_documents
 from modularbase_core.train.recipe import Recipe, read_recipe
+from modularbase_core.train.router import train_router
 
 
 def run_recipe(path: Path, *, data: Path, runs: Path, quiet: bool = False, compiled: bool = True) -> Path:
@@ -28,9 +27,9 @@ def run_recipe(path: Path, *, data: Path, runs: Path, quiet: bool = False, compi
     """
     recipe = read_recipe(path)
     checkpoint = runs / recipe.name / "checkpoint.pt"
+    if steps_done(checkpoint) >= recipe.steps:
+        return checkpoint
     if recipe.stage == "router":
-        from modularbase_core.train.router import train_router
-
         train_router(recipe, data=data, runs=runs, checkpoint=checkpoint, quiet=quiet)
         return checkpoint
     torch.manual_seed(recipe.seed)
@@ -47,37 +46,6 @@ def run_recipe(path: Path, *, data: Path, runs: Path, quiet: bool = False, compi
     loss = Loss(model, compiled=compiled)
     train(model, loss, lambda step: _batches(recipe, tokens, step), schedule, checkpoint, quiet=quiet)
     return checkpoint
-
-
-def build_model(recipe: Recipe, runs: Path, begin: int) -> Whole:
-    """Make the stage's model from the runs it stands on."""
-    if recipe.stage == "base":
-        if not isinstance(recipe.architecture, BaseArchitecture) or not isinstance(recipe.pack, PackArchitecture):
-            raise ConfigError(f"recipe {recipe.name!r}: a base needs an [architecture] and the [pack] of its trunk")
-        return Whole(Base(recipe.architecture), Pack(recipe.pack), begin, frozen_base=False)
-    if recipe.base is None or not isinstance(recipe.pack, PackArchitecture):
-        raise ConfigError(f"recipe {recipe.name!r}: a pack needs `base` (a run) and its own [pack] architecture")
-    model = Whole(load_base(recipe, runs), Pack(recipe.pack), begin, frozen_base=True)
-    if recipe.start:
-        model.pack.load_state_dict(part_of(runs / recipe.start / "checkpoint.pt", "pack."))
-    return model
-
-
-def load_base(recipe: Recipe, runs: Path) -> Base:
-    """Load the base of the run that `recipe.base` names; its architecture stands in this recipe."""
-    if recipe.base is None or not isinstance(recipe.architecture, BaseArchitecture):
-        raise ConfigError(f"recipe {recipe.name!r}: give `base` (a run) and that base's [architecture]")
-    base = Base(recipe.architecture)
-    base.load_state_dict(part_of(runs / recipe.base / "checkpoint.pt", "base."))
-    return base
-
-
-def part_of(checkpoint: Path, prefix: str) -> dict[str, torch.Tensor]:
-    """Return the weights under `prefix` in a checkpoint."""
-    if not checkpoint.exists():
-        raise DataError(f"{checkpoint} does not exist; run that stage first")
-    state: dict[str, torch.Tensor] = torch.load(checkpoint, weights_only=True)["network"]
-    return {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
 
 
 def _tokens(recipe: Recipe, data: Path, tokenizer: Tokenizer) -> Tokens:

@@ -22,9 +22,9 @@ from modularbase_core.sdk.manifest import (
     Manifest,
     write_manifest,
 )
+from modularbase_core.train.checkpoints import part_of
 from modularbase_core.train.recipe import Recipe, read_recipe
 from modularbase_core.train.router import queries, read_messages, routing_keys, understand_messages
-from modularbase_core.train.run import part_of
 
 SHOWN_EXAMPLES = 32
 

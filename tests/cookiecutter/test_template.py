@@ -217,7 +217,7 @@ def test_its_own_tests_pass_once_the_model_card_is_filled_in(site):
 
 
 def test_the_installed_nano_set_becomes_the_runs_to_start_from(tmp_path):
-    from modularbase_core.train.run import build_model
+    from modularbase_core.train.checkpoints import build_model
 
     project = render(tmp_path)
     recipe = only_recipe(project)

@@ -131,6 +131,6 @@ def test_a_recipe_that_does_not_exist_is_refused(tmp_path: Path) -> None:
 
 
 def _weights(runs: Path) -> list[np.ndarray]:
-    from modularbase_core.train.run import part_of
+    from modularbase_core.train.checkpoints import part_of
 
     return [value.numpy() for value in part_of(runs / "base/checkpoint.pt", "base.").values()]
