@@ -7,19 +7,21 @@ import pytest
 from eager import Eager
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_packs import WINDOW, catalog_of
+from tiny_packs import PACK, WINDOW, catalog_of, manifest, write_pack
 
 from modularbase_core.config import EngineConfig
 from modularbase_core.engine.request import Request
 from modularbase_core.engine.scheduler import Engine, run_all
 from modularbase_core.errors import BudgetError, InputError
-from modularbase_core.host import Host, Parts
+from modularbase_core.host import Host, Parts, build
 from modularbase_core.text.template import Message, render
 from modularbase_core.turn.route import force
 from modularbase_core.turn.sample import SamplingConfig
 from modularbase_core.turn.sequence import Sequence
 from modularbase_core.turn.stages import Event, Finished, Routed, Token
 
+# up to here every token sees all before it, so attention without a window is the reference
+FULLY_VISIBLE = WINDOW.sink_tokens + WINDOW.recent_tokens + WINDOW.block_tokens
 GREEDY = SamplingConfig(temperature=0, max_tokens=12)
 
 
@@ -75,7 +77,8 @@ def new_sequence(parts: Parts) -> Sequence:
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=4), st.sampled_from(["general_chat", "python_code"]))
 def test_any_chunking_gives_the_logits_of_torch(parts: Parts, eager: Eager, pieces: list[int], pack: str) -> None:
-    pieces = pieces[:3] if sum(pieces) > WINDOW.trained_tokens else pieces
+    while sum(pieces) > FULLY_VISIBLE:
+        pieces = pieces[:-1]
     token_ids = random_tokens(sum(pieces))
     got = fed(parts.engine(), new_sequence(parts), token_ids, pack, pieces)
     assert difference(got, eager.logits(token_ids, pack)[-1]) <= 1e-5
@@ -190,18 +193,27 @@ def test_a_prompt_that_cannot_fit_is_refused_before_anything_is_computed(tiny_ho
     assert text_of(list(tiny_host.chat([Message("user", "hi")], GREEDY)))
 
 
-def test_more_packs_than_slots_are_refused_and_the_next_turn_works(tiny_packs: dict[str, Path], cache: Path) -> None:
-    config = EngineConfig(cache_dir=cache, hot_tokens=4096, memory_bytes=20 << 20)
+def test_what_does_not_fit_the_memory_is_refused_before_it_is_loaded(tiny_packs: dict[str, Path], cache: Path) -> None:
+    config = EngineConfig(cache_dir=cache, hot_tokens=4096, memory_bytes=4 << 20)
     with pytest.raises(BudgetError, match="needs"):
         Parts(config, catalog_of(tiny_packs), None)
+
+
+def test_more_packs_than_slots_are_refused_and_the_next_turn_works(tiny_packs: dict[str, Path], cache: Path) -> None:
+    more = {name: write_pack(tiny_packs["python_code"].parent / name, manifest(name, "domain", PACK)) for name in "ab"}
+    messages = [Message("user", "hi")]
+    with build(EngineConfig(cache_dir=cache, hot_tokens=4096), catalog=catalog_of({**tiny_packs, **more})) as host:
+        with pytest.raises(BudgetError, match="name fewer packs or raise slots"):
+            list(host.chat(messages, GREEDY, packs=["python", "a", "b"]))
+        assert text_of(list(host.chat(messages, GREEDY, packs=["a", "b"])))
+        assert text_of(list(host.chat(messages, GREEDY, packs=["python"])))  # one of them is evicted
+        assert len(host.engine.slots.loaded()) == 3
 
 
 def test_a_pack_that_cannot_be_loaded_gives_way_to_general_chat(
     tiny_packs: dict[str, Path], cache: Path, tmp_path: Path
 ) -> None:
     import shutil
-
-    from modularbase_core.host import build
 
     broken = tmp_path / "python_code"
     shutil.copytree(tiny_packs["python_code"], broken)
