@@ -39,6 +39,6 @@ def test_a_pack_requires_its_base_which_requires_the_core(wheels):
     def requires(name):
         return [str(Requirement(one)) for one in metadata(wheels[name]).get_all("Requires-Dist")]
 
-    assert requires("modularbase-pack-python") == ["modularbase-nano<2,>=1.0"]
+    assert requires("modularbase-pack-python") == ["modularbase-nano<1.1,>=1.0"]
     assert requires("modularbase-nano") == ["modularbase<0.2,>=0.1"]
     assert metadata(wheels["modularbase"])["Requires-Python"] == "<3.14,>=3.10"

@@ -99,3 +99,26 @@ def test_some_prompts_are_answered_as_eager_torch_answers_them(host: Host, peers
 def test_two_hundred_prompts_are_answered_as_eager_torch_answers_them(host: Host, peers: dict[str, EagerModel]) -> None:
     assert len(PROMPTS) == 200
     check(host, peers, PROMPTS)
+
+
+def test_the_shipped_set_gives_the_same_logits_in_chunks_whole_and_token_by_token(host: Host) -> None:
+    window = host.lineup.base.manifest.architecture.window  # type: ignore[union-attr]  # it is the base's
+    token_ids = np.random.default_rng(0).integers(5, 8000, 5 * window.trained_tokens).tolist()
+    ends = []
+    for pieces in ([len(token_ids)], [700, 1, 1000, len(token_ids) - 1701], [4000, *[1] * (len(token_ids) - 4000)]):
+        sequence, done = host.sequence(), 0
+        sequence.route = force(["python_code"])
+        with host.engine.slots.hold(["python_code"]) as slots:
+            placed = {"python_code": slots[0].content}
+            for piece in pieces:
+                part = token_ids[done : done + piece]
+                if piece == 1:
+                    logits = host.engine.decoding.step([sequence], part, placed)[0]  # type: ignore[arg-type]
+                else:
+                    host.engine.understanding.ingest(sequence, part)
+                    logits = host.engine.decoding.prefill(sequence, placed)  # type: ignore[arg-type]
+                done += piece
+        ends.append(logits.copy())
+        release(host, sequence)
+    for other in ends[1:]:
+        assert np.linalg.norm(other - ends[0]) <= 1e-5 * np.linalg.norm(ends[0])
