@@ -5,9 +5,9 @@ Nothing is allocated before the budget admits it. The one place that knows every
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from collections.abc import Sequence as Sequence_
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -15,7 +15,7 @@ from modularbase_core.config import EngineConfig
 from modularbase_core.context.hot import HotPages, bytes_per_page, make_pages
 from modularbase_core.context.page import PageTable
 from modularbase_core.device.artefact import Build, ensure_artefacts
-from modularbase_core.device.budget import BudgetPlan, plan
+from modularbase_core.device.budget import BudgetPlan, mebibytes, plan
 from modularbase_core.device.executable import Device, Executable
 from modularbase_core.device.layouts import PlacedWeights, planned_bytes
 from modularbase_core.device.metadata import ArtefactMeta, InputMeta, read_meta
@@ -23,7 +23,7 @@ from modularbase_core.device.target import Target, cpu_target, cuda_target
 from modularbase_core.device.weights import Routing, read_routing, read_weights
 from modularbase_core.engine.request import Request
 from modularbase_core.engine.scheduler import Engine
-from modularbase_core.errors import InputError, WeightsError
+from modularbase_core.errors import BudgetError, ConfigError, InputError, WeightsError
 from modularbase_core.packs.catalog import Catalog, InstalledPack, discover
 from modularbase_core.packs.resolve import Lineup, line_up
 from modularbase_core.packs.slots import Slots
@@ -41,10 +41,10 @@ from modularbase_core.turn.decode import Decoding
 from modularbase_core.turn.experts import PlacedPack
 from modularbase_core.turn.fuse import Fusion
 from modularbase_core.turn.route import Routes
-from modularbase_core.turn.rows import RowBuffers
+from modularbase_core.turn.rows import ROW_BYTES, RowBuffers
 from modularbase_core.turn.sample import SamplingConfig
 from modularbase_core.turn.sequence import Sequence
-from modularbase_core.turn.stages import Event, Token
+from modularbase_core.turn.stages import Event, Routed
 from modularbase_core.turn.understand import Understanding
 
 Progress = Callable[[str, int, int], None]
@@ -70,6 +70,7 @@ class Host:
         self.engine = engine
         self.tokenizer = tokenizer
         self._conversation: Conversation | None = None
+        self._answering: Generator[Event, None, None] | None = None
 
     @property
     def catalog(self) -> Catalog:
@@ -95,7 +96,8 @@ class Host:
         self.close()
 
     def close(self) -> None:
-        """Forget the conversation."""
+        """End the answer that is under way, if any, and forget the conversation."""
+        self._cut_short()
         if self._conversation is not None:
             self.engine.release(self._conversation.sequence)
             self._conversation = None
@@ -119,7 +121,8 @@ class Host:
                     "taken; shorten it or raise max_prompt_bytes"
                 )
         chosen = self._pack_ids(packs or ())
-        conversation, rendered = self._continue(messages)
+        self._cut_short()
+        conversation, rendered = self._continue(list(messages))
         request = Request(
             sequence=conversation.sequence,
             token_ids=rendered.token_ids,
@@ -127,30 +130,43 @@ class Host:
             sampling=sampling,
             packs=chosen,
         )
-        return self._answer(conversation, messages, request)
+        self._answering = self._answer(conversation, messages, request)
+        return self._answering
 
-    def _answer(self, conversation: Conversation, messages: Sequence_[Message], request: Request) -> Iterator[Event]:
+    def _cut_short(self) -> None:
+        """End an answer whose iterator was left open: one conversation, one answer at a time."""
+        if self._answering is not None:
+            self._answering.close()
+            self._answering = None
+
+    def _answer(
+        self, conversation: Conversation, messages: Sequence_[Message], request: Request
+    ) -> Generator[Event, None, None]:
         said: list[str] = []
-        conversation.messages = []  # until the turn is in the caches, nothing can be continued
+        begun = False
         try:
             for event in self.engine.stream(request):
-                if isinstance(event, Token):
+                begun = True
+                if not isinstance(event, Routed):
                     said.append(event.text)
-                else:
-                    said.append(getattr(event, "text", ""))
                 yield event
         finally:
-            if conversation.sequence.fused == conversation.sequence.table.tokens:
+            if begun:  # else the turn left no trace
                 conversation.messages = [*messages, Message("assistant", "".join(said))]
-            else:
-                self.close()
 
-    def _continue(self, messages: Sequence_[Message]) -> tuple[Conversation, Rendered]:
-        """Find the conversation that `messages` continues by one user message, or begin one."""
+    def _continue(self, messages: list[Message]) -> tuple[Conversation, Rendered]:
+        """Find the conversation that `messages` continues by one user message, or begin one.
+
+        A history that no longer fits is begun from a later turn: its oldest ones are out of sight anyway.
+        """
         running = self._conversation
-        if running is not None and running.messages and list(messages[:-1]) == running.messages:
+        if running is not None and running.messages and messages[:-1] == running.messages:
             return running, render_turn(messages[-1], self.tokenizer, answer_open=True)
         rendered = render(messages, self.tokenizer, generate=True)
+        oldest = 1 if messages[0].role == "system" else 0
+        while len(rendered.token_ids) > self.engine.max_tokens and len(messages) > oldest + 2:
+            del messages[oldest : oldest + 2]
+            rendered = render(messages, self.tokenizer, generate=True)
         self.close()
         self._conversation = Conversation(self.sequence(), [])
         return self._conversation, rendered
@@ -193,7 +209,7 @@ class Parts:
             )
         directories = self._compile(progress)
         metas = {key: read_meta(path) for key, path in directories.items()}
-        self.budget, self._pack_pages = _plan(config, self.lineup, metas)
+        self.budget, self._pack_pages, self.lineup = _plan(config, self.lineup, metas)
         self.device = Device(config.device, threads=config.threads or None)
         self.executables = {key: Executable.load(path, self.device) for key, path in directories.items()}
         self._buffers = RowBuffers(self.device)
@@ -247,13 +263,15 @@ class Parts:
         executable = self._executable(pack)
         self.budget.admit(pack_id, _pack_bytes(executable.meta, self._pack_pages))
         assert isinstance(pack.manifest.architecture, PackArchitecture)
+        values = read_weights(pack.pack.weights, pack.manifest.architecture)  # before the old pack is given up
         if old is not None and old.weights.executable is executable:
-            old.weights.fill(read_weights(pack.pack.weights, pack.manifest.architecture))
-            return PlacedPack(pack_id, old.weights, old.pages, pack.manifest.architecture.window)
-        if old is not None:
-            old.vacate()
-        weights = self._placed(pack)
-        pages = make_pages(_pages(executable.meta), self.device, self._pack_pages)
+            weights, pages = old.weights, old.pages
+        else:
+            if old is not None:
+                old.vacate()
+            weights = PlacedWeights(executable, self.device)
+            pages = make_pages(_pages(executable.meta), self.device, self._pack_pages)
+        weights.fill(values)
         return PlacedPack(pack_id, weights, pages, pack.manifest.architecture.window)
 
     def _keys(self) -> dict[str, Routing]:
@@ -274,32 +292,50 @@ def architectures(lineup: Lineup) -> list[Architecture]:
     return list({architecture_key(one.manifest.architecture): one.manifest.architecture for one in packs}.values())
 
 
-def _plan(config: EngineConfig, lineup: Lineup, metas: dict[str, ArtefactMeta]) -> tuple[BudgetPlan, int]:
-    """Divide the memory; also return the pages of each pack."""
+def _plan(config: EngineConfig, lineup: Lineup, metas: dict[str, ArtefactMeta]) -> tuple[BudgetPlan, int, Lineup]:
+    """Divide the memory; also return the pages of each pack, and the line-up without packs too big for a slot."""
     base_meta = metas[architecture_key(lineup.base.manifest.architecture)]
     assert isinstance(lineup.base.manifest.architecture, BaseArchitecture)
     window_pages = lineup.base.manifest.architecture.window.trained_tokens // PAGE_TOKENS + 1
+    if config.hot_tokens < window_pages * PAGE_TOKENS:
+        raise ConfigError(
+            f"hot_tokens is {config.hot_tokens} but {lineup.base.id} needs {window_pages * PAGE_TOKENS}; raise it"
+        )
     pack_pages = MAX_RUNNING * window_pages
     of_pack = {
         one.id: _pack_bytes(metas[architecture_key(one.manifest.architecture)], pack_pages) for one in lineup.routable
     }
-    chat = lineup.general_chat.id
     router_meta = metas[architecture_key(lineup.router.manifest.architecture)]
-    divided = plan(
-        config.memory_bytes,
-        resident={
-            lineup.base.id: planned_bytes(base_meta),
-            lineup.router.id: planned_bytes(router_meta),
-            chat: of_pack[chat],
-        },
-        slot_count=config.slots,
-        slot_bytes=max(of_pack.values()),
-        page_bytes=HotPages.page_bytes(base_meta),
-        minimum_pages=window_pages,
-        maximum_pages=config.hot_tokens // PAGE_TOKENS,
-        workspace_bytes=sum(meta.workspace_bytes for meta in metas.values()),
-    )
-    return divided, pack_pages
+    resident = {
+        lineup.base.id: planned_bytes(base_meta),
+        lineup.router.id: planned_bytes(router_meta),
+        lineup.general_chat.id: of_pack[lineup.general_chat.id],
+    }
+    # one pack that is too big for this memory must not stop the others: the largest that fits sets the slot
+    sizes = sorted({0, *(size for pack, size in of_pack.items() if pack not in resident)}, reverse=True)
+    for slot_bytes in sizes:
+        try:
+            divided = plan(
+                config.memory_bytes,
+                resident=resident,
+                slot_count=config.slots,
+                slot_bytes=slot_bytes,
+                page_bytes=HotPages.page_bytes(base_meta),
+                minimum_pages=window_pages,
+                maximum_pages=config.hot_tokens // PAGE_TOKENS,
+                workspace_bytes=sum(meta.workspace_bytes for meta in metas.values()) + ROW_BYTES,
+            )
+            break
+        except BudgetError:
+            if slot_bytes == 0:
+                raise
+    refused = {
+        pack: f"pack {pack!r} needs {mebibytes(size)} but a slot holds {mebibytes(slot_bytes)}; raise memory_bytes"
+        for pack, size in of_pack.items()
+        if pack not in resident and size > slot_bytes
+    }
+    routable = tuple(one for one in lineup.routable if one.id not in refused)
+    return divided, pack_pages, replace(lineup, routable=routable, refused={**lineup.refused, **refused})
 
 
 def _pack_bytes(meta: ArtefactMeta, page_count: int) -> int:

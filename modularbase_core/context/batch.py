@@ -26,10 +26,11 @@ class BatchArrays:
     visible: NDArray[np.int32]
 
 
-def batch_arrays(calls: Sequence[Call]) -> BatchArrays:
-    """Lay the rows of `calls` one after the other."""
+def batch_arrays(calls: Sequence[Call], *, width_multiple: int = 1) -> BatchArrays:
+    """Lay the rows of `calls` one after the other; `visible` is as wide as the longest list, rounded up."""
     lengths = np.array([call.count for call in calls], np.int32)
-    visible = np.zeros((len(calls), max(len(call.visible) for call in calls)), np.int32)
+    longest = max(len(call.visible) for call in calls)
+    visible = np.zeros((len(calls), -(-longest // width_multiple) * width_multiple), np.int32)
     for row, call in zip(visible, calls, strict=True):
         row[: len(call.visible)] = call.visible
     return BatchArrays(

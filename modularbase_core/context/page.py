@@ -126,6 +126,14 @@ class PageTable:
         self.tokens = token
         return dropped
 
+    def rewind(self, tokens: int) -> None:
+        """Take the tokens from `tokens` on back; their pages stay attached and are written again.
+
+        Only as far as nothing has been released since.
+        """
+        assert 0 <= tokens <= self.tokens, f"cannot rewind from {self.tokens} to {tokens}"
+        self.tokens = tokens
+
     def clear(self) -> list[int]:
         """Forget the sequence; return every page it held."""
         held = self.page_ids

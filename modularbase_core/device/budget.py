@@ -85,7 +85,7 @@ class BudgetPlan:
         if size_bytes > self.slot_bytes:
             need, holds = _unequal(size_bytes, self.slot_bytes)
             raise BudgetError(
-                f"pack {pack!r} needs {need} but a slot holds {holds}; rebuild it with int4 or raise slot_bytes"
+                f"pack {pack!r} needs {need} but a slot holds {holds}; raise memory_bytes or use a smaller pack"
             )
 
     def to_dict(self) -> dict[str, Any]:

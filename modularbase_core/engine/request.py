@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence as Sequence_
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -29,15 +30,22 @@ class Request:
 
 @dataclass(slots=True, eq=False)
 class Running:
-    """A request under way. token_id: the last one sampled, to be stepped next."""
+    """A request under way.
+
+    token_id: the last one sampled, told but not in the caches; -1 while there is none. start: tokens of the
+    sequence before this turn, kept: what was pending then. error: what ended it, for its own caller alone.
+    """
 
     request: Request
     sampler: Sampler
     stream: TextStream
-    events: list[Event] = field(default_factory=list)
+    events: deque[Event] = field(default_factory=deque)
     holds: ExitStack = field(default_factory=ExitStack)
     placed: dict[str, PlacedPack] = field(default_factory=dict)
     token_id: int = -1
     generated: int = 0
+    start: int = 0
+    kept: tuple[int, ...] = ()
     begun: bool = False
     finished: bool = False
+    error: Exception | None = None

@@ -45,47 +45,83 @@ class Engine:
     ) -> None:
         self.understanding, self.routes, self.slots, self.decoding = understanding, routes, slots, decoding
         self._tokenizer, self._fallback = tokenizer, fallback
-        self._max_running, self._max_tokens = max_running, max_tokens
+        self._max_running, self.max_tokens = max_running, max_tokens
         self._end = tokenizer.control(END)
         self._waiting: deque[Running] = deque()
         self._running: list[Running] = []
 
     def submit(self, request: Request) -> Running:
-        """Queue a request; raises InputError if its prompt is longer than any sequence may be."""
-        if len(request.token_ids) > self._max_tokens:
+        """Queue a request; raises InputError if its prompt is empty or longer than any sequence may be."""
+        if not request.token_ids:
+            raise InputError("the prompt has no tokens; write something in it")
+        if len(request.token_ids) > self.max_tokens:
             raise InputError(
-                f"the prompt has {len(request.token_ids)} tokens but {self._max_tokens} fit; "
+                f"the prompt has {len(request.token_ids)} tokens but {self.max_tokens} fit; "
                 "shorten it or raise hot_tokens"
             )
-        sequence = request.sequence
-        sequence.seen.update(request.token_ids)
-        running = Running(request, Sampler(request.sampling, sequence.seen), TextStream(request.sampling.stop))
+        seen = request.sequence.seen | self._content(request.token_ids)
+        running = Running(request, Sampler(request.sampling, seen), TextStream(request.sampling.stop))
         self._waiting.append(running)
         return running
 
     def step(self) -> None:
-        """Begin one waiting request, if there is room, and move every running one by a token."""
+        """Begin one waiting request, if there is room, and move every running one by a token.
+
+        What goes wrong is kept for the caller of the request that it concerns.
+        """
         self._begin_one()
         if not self._running:
             return
-        placed = {pack_id: pack for one in self._running for pack_id, pack in one.placed.items()}
-        sequences = [one.request.sequence for one in self._running]
-        logits = self.decoding.step(sequences, [one.token_id for one in self._running], placed)
-        for one, row in zip(list(self._running), logits, strict=True):
-            self._take(one, row)
-        self._running = [one for one in self._running if not one.finished]
+        batch = self._running
+        placed = {pack_id: pack for one in batch for pack_id, pack in one.placed.items()}
+        try:
+            logits = self.decoding.step(
+                [one.request.sequence for one in batch], [one.token_id for one in batch], placed
+            )
+        except BaseException as error:
+            self._running = []
+            for one in batch:
+                self._fail(one, error, one.request.sequence.fused)
+            if isinstance(error, Exception):
+                return
+            raise
+        for one in batch:
+            one.token_id = -1  # it is in the caches now
+        for one, row in zip(batch, logits, strict=True):
+            try:
+                self._take(one, row)
+            except Exception as error:
+                self._fail(one, error, one.request.sequence.fused)
+        self._running = [one for one in batch if not one.finished]
 
     def stream(self, request: Request) -> Iterator[Event]:
         """Run a request to its end and yield its events; closing the iterator cancels it."""
         running = self.submit(request)
         try:
-            while not running.finished or running.events:
-                yield from running.events
-                running.events.clear()
-                if not running.finished:
-                    self.step()
+            while True:
+                while running.events:
+                    yield running.events.popleft()
+                if running.error is not None:
+                    raise running.error
+                if running.finished:
+                    return
+                self.step()
         finally:
             self.cancel(running)
+
+    def run_all(self, requests: Sequence_[Request]) -> list[list[Event]]:
+        """Run several requests together to their ends; return each one's events, or raise the first error."""
+        running = [self.submit(request) for request in requests]
+        try:
+            while not all(one.finished for one in running):
+                self.step()
+        finally:
+            for one in running:
+                self.cancel(one)
+        for one in running:
+            if one.error is not None:
+                raise one.error
+        return [list(one.events) for one in running]
 
     def cancel(self, running: Running) -> None:
         """End a request; what it has said stays in its sequence."""
@@ -95,7 +131,10 @@ class Engine:
         self._running = [one for one in self._running if one is not running]
 
     def release(self, sequence: Sequence) -> None:
-        """Forget a sequence: its pages go back to the base's pool and the packs'."""
+        """Forget a sequence, and cancel what runs on it: its pages go back to the base's pool and the packs'."""
+        for one in [*self._waiting, *self._running]:
+            if one.request.sequence is sequence:
+                self.cancel(one)
         self.decoding.release(sequence)
         for pack in self.slots.contents():
             pack.forget(sequence)
@@ -105,39 +144,59 @@ class Engine:
             return
         one = self._waiting[0]
         sequence = one.request.sequence
-        if not one.begun:
-            self._understand(one)
-        if not self.slots.can_hold(sequence.route.ids) and self._running:
-            return  # another request's packs fill the slots; this one is next when they are free
-        self._waiting.popleft()
         try:
+            if not one.begun:
+                self._understand(one)
+            if not self.slots.can_hold(sequence.route.ids) and self._running:
+                return  # another request's packs fill the slots; this one is next when they are free
             self._hold(one)
+            active = [sequence, *(other.request.sequence for other in self._running)]
+            for pack in one.placed.values():
+                pack.make_room(active)
             logits = self.decoding.prefill(sequence, one.placed)
-        except BaseException:
-            one.holds.close()
-            one.finished = True
+            self._waiting.popleft()
+            sequence.seen |= self._content(one.request.token_ids)
+            one.events.append(Routed(sequence.route.packs, sequence.route.scores, sequence.route.notes))
+            self._take(one, logits)
+        except BaseException as error:
+            self._waiting = deque(other for other in self._waiting if other is not one)
+            if not one.events:  # the turn did not come to an answer: as if it had never been asked
+                self._fail(one, error, one.start)
+                sequence.pending[:] = one.kept
+            else:
+                self._fail(one, error, sequence.fused)
+            if isinstance(error, Exception):
+                return
             raise
-        one.events.append(Routed(sequence.route.packs, sequence.route.scores, sequence.route.notes))
-        self._take(one, logits)
         if not one.finished:
             self._running.append(one)
 
     def _understand(self, one: Running) -> None:
         request, sequence = one.request, one.request.sequence
-        start = sequence.table.tokens + len(sequence.pending)
-        try:
-            self.understanding.ingest(sequence, [*sequence.pending, *request.token_ids])
-        except ModularBaseError:
-            self._waiting.popleft()
-            one.finished = True
-            raise
-        sequence.pending.clear()
+        one.start, one.kept = sequence.table.tokens, tuple(sequence.pending)
         one.begun = True
+        self.understanding.ingest(sequence, [*sequence.pending, *request.token_ids])
+        sequence.pending.clear()
         if request.packs:
             sequence.route = force(request.packs)
         else:
-            first, end = request.question
-            sequence.route = self.routes.choose(sequence, start + first, start + end)
+            first, end = (one.start + len(one.kept) + index for index in request.question)
+            sequence.route = self.routes.choose(sequence, first, end)
+
+    def _fail(self, one: Running, error: BaseException, tokens: int) -> None:
+        """End a request by an error, its sequence taken back to the first `tokens` tokens."""
+        sequence = one.request.sequence
+        if one.begun:
+            sequence.fused = min(sequence.fused, tokens)
+            sequence.table.rewind(tokens)
+            for pack in self.slots.contents():
+                pack.rewind(sequence)
+        if one.token_id >= 0:
+            sequence.pending.append(one.token_id)
+            one.token_id = -1
+        one.finished = True
+        one.error = error if isinstance(error, Exception) else None
+        one.holds.close()
 
     def _hold(self, one: Running) -> None:
         """Bring the route's packs in; one that cannot be loaded gives way to general chat, unless it was named."""
@@ -164,25 +223,24 @@ class Engine:
             return
         text = one.stream.feed(self._tokenizer.token_bytes(sampled.token_id))
         one.token_id = sampled.token_id
-        one.request.sequence.seen.add(sampled.token_id)
+        one.request.sequence.seen |= self._content([sampled.token_id])
         one.events.append(Token(text, sampled.token_id, sampled.logprob, sampled.top))
         if one.stream.stop is not None:
+            one.token_id = -1  # it completed the stop string, which is not part of the answer
             self._finish(one, "stop")
         elif one.generated >= sampling.max_tokens:
-            one.request.sequence.pending.append(sampled.token_id)
             self._finish(one, "length")
 
     def _finish(self, one: Running, reason: str) -> None:
-        prompt = len(one.request.token_ids)
+        if one.token_id >= 0:  # told, so the conversation goes on from it
+            one.request.sequence.pending.append(one.token_id)
+            one.token_id = -1
         text = "" if one.stream.stop is not None else one.stream.finish()
+        prompt = len(one.request.token_ids)
         one.events.append(Finished(reason, text, prompt, one.generated, one.stream.stop))
         one.finished = True
         one.holds.close()
 
-
-def run_all(engine: Engine, requests: Sequence_[Request]) -> list[list[Event]]:
-    """Run several requests together to their ends; return each one's events."""
-    running = [engine.submit(request) for request in requests]
-    while not all(one.finished for one in running):
-        engine.step()
-    return [one.events for one in running]
+    def _content(self, token_ids: Sequence_[int]) -> set[int]:
+        """Return the ids that stand for text: a repetition penalty on <|end|> would draw answers out."""
+        return {token_id for token_id in token_ids if self._tokenizer.token_bytes(token_id)}

@@ -73,6 +73,11 @@ def check_compatible(pack: Manifest, base: Manifest) -> None:
         )
     assert isinstance(base.architecture, BaseArchitecture)
     assert isinstance(pack.architecture, (PackArchitecture, RouterArchitecture))
+    if isinstance(pack.architecture, PackArchitecture) and pack.architecture.window != base.architecture.window:
+        raise PackIncompatible(
+            f"pack {pack.id!r} sees another window than {base.id} ({pack.architecture.window.trained_tokens} against "
+            f"{base.architecture.window.trained_tokens} tokens, or other blocks); train it with the base's window"
+        )
     wanted, given = pack.architecture.base_hidden_size, base.architecture.blocks.hidden_size
     if wanted != given:
         raise PackIncompatible(

@@ -18,12 +18,11 @@ Loaded = TypeVar("Loaded")
 
 @dataclass(slots=True)
 class Slot(Generic[Loaded]):
-    """One place. generation grows whenever its content changes, so that what was kept of it is known stale."""
+    """One place: what is in it, how many turns hold it, and when it was last used."""
 
     name: str
     pack_id: str | None = None
     content: Loaded | None = None
-    generation: int = 0
     holds: int = 0
     used: int = 0
 
@@ -43,7 +42,7 @@ class Slots(Generic[Loaded]):
 
     def add_resident(self, pack_id: str) -> None:
         """Load a pack that is never evicted."""
-        self.residents[pack_id] = Slot(pack_id, pack_id, self.load(pack_id, None), generation=1)
+        self.residents[pack_id] = Slot(pack_id, pack_id, self.load(pack_id, None))
 
     def loaded(self) -> list[str]:
         """Return the ids of the packs in place, residents first, then the most recently used."""
@@ -101,8 +100,8 @@ class Slots(Generic[Loaded]):
     def _bring(self, pack_id: str) -> Slot[Loaded]:
         free = [slot for slot in self._slots if slot.holds == 0]
         slot = min(free, key=lambda one: (one.pack_id is not None, one.used))
-        slot.pack_id, slot.generation = None, slot.generation + 1  # a failed load leaves the slot empty
-        slot.content = self.load(pack_id, slot.content)
+        old, slot.pack_id, slot.content = slot.content, None, None  # a failed load leaves the slot empty
+        slot.content = self.load(pack_id, old)
         slot.pack_id = pack_id
         slot.holds += 1
         return slot

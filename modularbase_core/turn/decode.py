@@ -9,13 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modularbase_core.context.hot import HotPages
-from modularbase_core.context.page import plan_call, split_on_blocks
+from modularbase_core.context.page import Call, plan_call, split_on_blocks
 from modularbase_core.device.executable import Tensor
 from modularbase_core.turn.experts import PlacedPack
 from modularbase_core.turn.fuse import Fusion
 from modularbase_core.turn.rows import RowBuffers
 from modularbase_core.turn.sequence import Sequence
-from modularbase_core.turn.stages import RoutedPack
 from modularbase_core.turn.understand import Understanding
 
 Placed = Mapping[str, PlacedPack]
@@ -39,7 +38,7 @@ class Decoding:
         logits = np.empty((0, 0), np.float32)
         for start, count in split_on_blocks(first, table.tokens - first, table.window.block_tokens, self._max_rows):
             hidden = self._understanding.recall(sequence, start, count)
-            mixed = self._mixed([sequence], placed, hidden, [(start, count)])
+            mixed = self._mixed([sequence], placed, hidden, self._plan([sequence], placed, count))
             rows = self._buffers.rows("fusion", [plan_call(table, count, start)])
             logits = self._fusion.logits(mixed, rows, [count - 1])
             sequence.fused = start + count
@@ -52,29 +51,29 @@ class Decoding:
 
         Sequences of the same route share calls; a row's bits do not depend on who else is in the batch.
         """
-        calls = []
+        groups: dict[tuple[tuple[str, float], ...], list[int]] = {}
+        for number, sequence in enumerate(sequences):
+            key = tuple((pack.id, pack.weight) for pack in sequence.route.packs)
+            groups.setdefault(key, []).append(number)
+        # every page is reserved before anything is computed, so that what does not fit changes nothing
         for sequence in sequences:
             self._hot.pool.extend(sequence.table, 1)
-            calls.append(plan_call(sequence.table, 1))
+        calls = [plan_call(sequence.table, 1) for sequence in sequences]
+        planned = [self._plan([sequences[number] for number in members], placed) for members in groups.values()]
         rows = self._buffers.rows("base", calls)
         hidden = self._understanding.step(token_ids, rows)
         for sequence in sequences:
             sequence.table.advance(1)
-        groups: dict[tuple[RoutedPack, ...], list[int]] = {}
-        for number, sequence in enumerate(sequences):
-            groups.setdefault(sequence.route.packs, []).append(number)
         out: NDArray[np.float32] | None = None
-        for members in groups.values():
+        for members, pack_calls in zip(groups.values(), planned, strict=True):
             chosen = [sequences[number] for number in members]
             if len(groups) > 1:
                 rows = self._buffers.rows("group", [calls[number] for number in members])
                 hidden = self._understanding.recall_slots([calls[number].slots[0] for number in members])
-            mixed = self._mixed(chosen, placed, hidden, [(one.fused, 1) for one in chosen])
-            logits = self._fusion.logits(mixed, rows, range(len(chosen)))
-            if len(groups) == 1:
-                out = logits
-            else:
-                out = np.empty((len(sequences), logits.shape[1]), np.float32) if out is None else out
+            logits = self._fusion.logits(self._mixed(chosen, placed, hidden, pack_calls), rows, range(len(chosen)))
+            if out is None:
+                out = logits if len(groups) == 1 else np.empty((len(sequences), logits.shape[1]), np.float32)
+            if len(groups) > 1:
                 out[members] = logits
         for sequence in sequences:
             sequence.fused += 1
@@ -86,14 +85,17 @@ class Decoding:
     def release(self, sequence: Sequence) -> None:
         """Give a sequence's hot pages back."""
         self._hot.pool.release(sequence.table)
-        sequence.fused = 0
+        sequence.reset()
+
+    def _plan(self, sequences: Sequence_[Sequence], placed: Placed, count: int = 1) -> list[list[Call]]:
+        """Reserve the pages of `count` more tokens in every pack of the route; calls by pack, then by sequence."""
+        packs = [placed[routed.id] for routed in sequences[0].route.packs]
+        return [[pack.plan(one, one.fused, count) for one in sequences] for pack in packs]
 
     def _mixed(
-        self, sequences: Sequence_[Sequence], placed: Placed, hidden: Tensor, spans: Sequence_[tuple[int, int]]
+        self, sequences: Sequence_[Sequence], placed: Placed, hidden: Tensor, calls: Sequence_[Sequence_[Call]]
     ) -> Tensor:
         parts = []
-        for routed in sequences[0].route.packs:
-            pack = placed[routed.id]
-            calls = [pack.plan(one, *span) for one, span in zip(sequences, spans, strict=True)]
-            parts.append((pack.run(hidden, calls, sequences, self._buffers), routed.weight))
+        for routed, of_pack in zip(sequences[0].route.packs, calls, strict=True):
+            parts.append((placed[routed.id].run(hidden, of_pack, sequences, self._buffers), routed.weight))
         return self._fusion.blend(parts)

@@ -12,7 +12,7 @@ from modularbase_core.context.page import Call, PageTable, plan_call, split_on_b
 from modularbase_core.context.pool import PagePool
 from modularbase_core.device.executable import BoundProgram, Tensor
 from modularbase_core.device.layouts import PlacedWeights
-from modularbase_core.sdk.architecture import Window
+from modularbase_core.sdk.architecture import PAGE_TOKENS, Window
 from modularbase_core.turn.rows import RowBuffers
 from modularbase_core.turn.sequence import Sequence
 from modularbase_core.turn.understand import Understanding
@@ -38,7 +38,8 @@ class PlacedPack:
         """Make room for `count` tokens from `start`, the pack's watermark, and lay them out."""
         table = self.table(sequence)
         assert table.tokens == start, f"pack {self.pack_id!r} is at {table.tokens}, not at {start}"
-        self._pool.trim(table)
+        if count > 1 or start % self._window.block_tokens == 0:  # elsewhere nothing falls out of sight
+            self._pool.trim(table)
         self._pool.extend(table, count)
         return plan_call(table, count)
 
@@ -68,6 +69,18 @@ class PlacedPack:
         self._run = None
         self._tables.clear()
         del self.weights, self.pages
+
+    def rewind(self, sequence: Sequence) -> None:
+        """Forget a sequence that was taken back behind this pack's watermark; it is joined again from h."""
+        table = self._tables.get(sequence)
+        if table is not None and table.tokens > sequence.fused:
+            self.forget(sequence)
+
+    def make_room(self, active: Sequence_[Sequence]) -> None:
+        """See that one more of the `active` sequences finds pages: idle ones are forgotten where they are short."""
+        if self._pool.free_count <= self._window.trained_tokens // PAGE_TOKENS:
+            for sequence in [one for one in self._tables if one not in active]:
+                self.forget(sequence)
 
     def forget(self, sequence: Sequence) -> None:
         """Give a sequence's pages back."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from modularbase_core.context.batch import batch_arrays
 from modularbase_core.context.page import Call
 from modularbase_core.device.executable import Device, Tensor
+
+ROW_BYTES: Final = 8 << 20
+"""What these buffers may take; the budget sets it aside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,34 +38,39 @@ class Rows:
 
 
 class RowBuffers:
-    """Device buffers by name and shape. At most `kept` shapes: the oldest goes first."""
+    """Device buffers by name and shape, at most `ROW_BYTES` in all: the least recently used go first."""
 
-    def __init__(self, device: Device, *, kept: int = 256) -> None:
+    def __init__(self, device: Device) -> None:
         self._device = device
-        self._kept = kept
         self._buffers: dict[tuple[str, tuple[int, ...]], Tensor] = {}
+        self._bytes = 0
 
     def put(self, name: str, values: NDArray[Any]) -> Tensor:
         """Copy `values` into the buffer of that name and shape."""
-        tensor = self._buffers.get((name, values.shape))
+        key = (name, values.shape)
+        tensor = self._buffers.pop(key, None)
         if tensor is None:
-            if len(self._buffers) >= self._kept:
-                del self._buffers[next(iter(self._buffers))]
-            tensor = self._buffers[name, values.shape] = self._device.tensor(values.shape, str(values.dtype))
+            self._bytes += values.nbytes
+            while self._bytes > ROW_BYTES and self._buffers:
+                oldest = next(iter(self._buffers))
+                self._bytes -= _size_bytes(self._buffers.pop(oldest))
+            tensor = self._device.tensor(values.shape, str(values.dtype))
+        self._buffers[key] = tensor  # at the end: the most recently used
         tensor.write(values)
         return tensor
 
     def rows(self, owner: str, calls: Sequence[Call]) -> Rows:
         """Put the index arrays of `calls`; `owner` tells apart what is alive at the same time."""
-        arrays = batch_arrays(calls)
-        visible = arrays.visible
-        width = -(-visible.shape[1] // 16) * 16  # few widths, so few buffers; what pads is never read
-        if width != visible.shape[1]:
-            visible = np.pad(visible, ((0, 0), (0, width - visible.shape[1])))
+        # few widths, so few buffers; what pads is never read
+        arrays = batch_arrays(calls, width_multiple=16)
         return Rows(
             self.put(owner + ".slots", arrays.slots),
             self.put(owner + ".starts", arrays.starts),
             self.put(owner + ".lengths", arrays.lengths),
             self.put(owner + ".context", arrays.context),
-            self.put(owner + ".visible", visible),
+            self.put(owner + ".visible", arrays.visible),
         )
+
+
+def _size_bytes(tensor: Tensor) -> int:
+    return int(np.prod(tensor.shape, dtype=np.int64)) * np.dtype(tensor.dtype).itemsize

@@ -1,7 +1,7 @@
 """Choose the next token of one sequence from its logits.
 
 Decides the order (penalties, temperature, top-k, top-p, min-p) and how ties fall: to the lower id, always.
-Stop strings and stop ids are carried in `SamplingConfig` but honoured by `text.stream` and `turn.decode`.
+Stop strings and stop ids are carried in `SamplingConfig` but honoured by `text.stream` and `engine.scheduler`.
 """
 
 from __future__ import annotations

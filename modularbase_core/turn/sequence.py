@@ -21,3 +21,9 @@ class Sequence:
     route: Route = field(default_factory=lambda: Route(()))
     seen: set[int] = field(default_factory=set)
     pending: list[int] = field(default_factory=list)
+
+    def reset(self) -> None:
+        """Forget everything but the table, which is emptied by its pool."""
+        self.fused, self.route = 0, Route(())
+        self.seen.clear()
+        self.pending.clear()

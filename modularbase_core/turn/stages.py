@@ -52,7 +52,11 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Event: the end. reason: stop, length or cancelled; text: what was still held back, to be shown too."""
+    """Event: the end.
+
+    reason: stop, length or cancelled. text: what was still held back, to be shown too. stop: the stop string that
+    ended the answer; what was sampled of it stays in the caches, though it is not shown.
+    """
 
     reason: str
     text: str

@@ -107,7 +107,7 @@ def test_a_pack_too_large_for_a_slot_is_refused_before_it_is_loaded() -> None:
     with pytest.raises(BudgetError) as caught:
         made.admit("python", 412 * MIB)
     assert str(caught.value) == (
-        "pack 'python' needs 412 MiB but a slot holds 384 MiB; rebuild it with int4 or raise slot_bytes"
+        "pack 'python' needs 412 MiB but a slot holds 384 MiB; raise memory_bytes or use a smaller pack"
     )
     with pytest.raises(BudgetError, match="needs 402653185 bytes but a slot holds 402653184 bytes"):
         made.admit("python", 384 * MIB + 1)

@@ -11,7 +11,7 @@ from tiny_packs import PACK, WINDOW, catalog_of, manifest, write_pack
 
 from modularbase_core.config import EngineConfig
 from modularbase_core.engine.request import Request
-from modularbase_core.engine.scheduler import Engine, run_all
+from modularbase_core.engine.scheduler import Engine
 from modularbase_core.errors import BudgetError, InputError
 from modularbase_core.host import Host, Parts, build
 from modularbase_core.text.template import Message, render
@@ -127,8 +127,8 @@ def test_company_changes_no_token_and_no_bit(parts: Parts) -> None:
             packs=[("general_chat",), ("python_code",), ("python_code", "general_chat")][number % 3],
         )
 
-    alone = [run_all(engine, [request(number)])[0] for number in range(6)]
-    together = run_all(engine, [request(number) for number in range(6)])
+    alone = [engine.run_all([request(number)])[0] for number in range(6)]
+    together = engine.run_all([request(number) for number in range(6)])
     for one, other in zip(alone, together, strict=True):
         assert [(t.token_id, t.logprob) for t in one if isinstance(t, Token)] == [
             (t.token_id, t.logprob) for t in other if isinstance(t, Token)
