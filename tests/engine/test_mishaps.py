@@ -152,11 +152,13 @@ def test_a_pack_too_big_for_the_memory_is_refused_and_the_others_run(
     big = write_pack(tmp_path / "big", manifest("big", "domain", replace(PACK, layers=6)))
     shutil.copy(tiny_packs["python_code"] / "routing.safetensors", big / "routing.safetensors")
     catalog = catalog_of({**tiny_packs, "big": big})
-    config = EngineConfig(cache_dir=cache, hot_tokens=WINDOW.trained_tokens + 16)  # so hot pages cannot give way
+    config = EngineConfig(cache_dir=cache, hot_tokens=1024)
     with build(config, catalog=catalog) as host:
         assert "big" not in host.lineup.refused
-        planned = host.budget.planned_bytes
-    with build(replace(config, memory_bytes=planned - 1), catalog=catalog) as host:
+        budget = host.budget
+    hot_pages = budget.page_count - WINDOW.trained_tokens // 16 - 1  # these would give way first
+    less = budget.planned_bytes - hot_pages * budget.page_bytes - 1
+    with build(replace(config, memory_bytes=less), catalog=catalog) as host:
         assert "big" in host.lineup.refused
         assert say(host, [HELLO])
         with pytest.raises(InputError, match="a slot holds"):
