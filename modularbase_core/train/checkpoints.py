@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from modularbase_core.errors import ConfigError, DataError
 from modularbase_core.graph.networks import Base, Pack
@@ -23,7 +25,8 @@ def build_model(recipe: Recipe, runs: Path, begin: int) -> Whole:
         raise ConfigError(f"recipe {recipe.name!r}: a pack needs `base` (a run) and its own [pack] architecture")
     model = Whole(load_base(recipe, runs), Pack(recipe.pack), begin, frozen_base=True)
     if recipe.start:
-        model.pack.load_state_dict(part_of(runs / recipe.start / "checkpoint.pt", "pack."))
+        checkpoint = runs / recipe.start / "checkpoint.pt"
+        load_weights(model.pack, part_of(checkpoint, "pack."), checkpoint)
     return model
 
 
@@ -32,7 +35,8 @@ def load_base(recipe: Recipe, runs: Path) -> Base:
     if recipe.base is None or not isinstance(recipe.architecture, BaseArchitecture):
         raise ConfigError(f"recipe {recipe.name!r}: give `base` (a run) and that base's [architecture]")
     base = Base(recipe.architecture)
-    base.load_state_dict(part_of(runs / recipe.base / "checkpoint.pt", "base."))
+    checkpoint = runs / recipe.base / "checkpoint.pt"
+    load_weights(base, part_of(checkpoint, "base."), checkpoint)
     return base
 
 
@@ -42,6 +46,17 @@ def part_of(checkpoint: Path, prefix: str) -> dict[str, torch.Tensor]:
         raise DataError(f"{checkpoint} does not exist; run that stage first")
     state: dict[str, torch.Tensor] = torch.load(checkpoint, weights_only=True)["network"]
     return {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+
+
+def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], checkpoint: Path) -> None:
+    """Load `weights` of `checkpoint` into `network`; raises DataError when they are another network's."""
+    own = network.state_dict()
+    if {name: value.shape for name, value in weights.items()} != {name: value.shape for name, value in own.items()}:
+        raise DataError(
+            f"{checkpoint} was trained with another architecture; "
+            "give the recipe that one, or remove it or use another runs folder"
+        )
+    network.load_state_dict(weights)
 
 
 def steps_done(checkpoint: Path) -> int:

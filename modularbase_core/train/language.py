@@ -71,7 +71,7 @@ class _HeadLoss(torch.autograd.Function):
             if weight_grad is not None:
                 weight_grad += grad.T @ x
         ctx.save_for_backward(feature_grad, weight_grad)
-        return total / len(features)
+        return total / max(1, len(features))  # a batch where no row counts teaches nothing
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None]:

@@ -15,12 +15,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from modularbase_core.train.checkpoints import load_weights
+
 Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """How long and how fast: warm up, hold, then decay linearly to a tenth (WSD, Hu et al., 2024)."""
+    """How long and how fast: warm up, hold, then decay linearly to a fiftieth (WSD, Hu et al., 2024)."""
 
     steps: int
     matrix_rate: float = 0.02
@@ -85,19 +87,22 @@ def train(
     """Train `network` in place from its checkpoint, if there is one, to the schedule's end.
 
     loss_of(ids [W, N+1], learn [W, N+1]) is a scalar; batches(step) yields batches from that step on.
-    The checkpoint is written atomically every `save_seconds`, at the end and on Ctrl-C.
+    The checkpoint is written atomically every `save_seconds`, at the end and on Ctrl-C; one that comes inside
+    an optimiser step leaves the older checkpoint, so a run that resumes has the bits of one that never stopped.
     """
     optimisers = Optimisers(network, schedule)
     step = _resume(network, optimisers, checkpoint)
     saved = time.monotonic()
     bar = tqdm(total=schedule.steps, initial=step, unit="step", disable=quiet, mininterval=10.0)
-    mean = 0.0
+    mean, whole = 0.0, True
     try:
         for ids, learn in _until(batches(step), schedule.steps - step):
             loss = loss_of(ids, learn)
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            whole = False  # until every optimiser has stepped, the weights belong to no step
             optimisers.step(step)
             step += 1
+            whole = True
             mean = loss.item() if mean == 0.0 else 0.98 * mean + 0.02 * loss.item()
             bar.set_postfix(loss=f"{mean:.3f}", tokens=step * learn.numel(), refresh=False)
             bar.update()
@@ -106,7 +111,8 @@ def train(
                 saved = time.monotonic()
     finally:
         bar.close()
-        _save(network, optimisers, step, checkpoint)
+        if whole:
+            _save(network, optimisers, step, checkpoint)
 
 
 def _until(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
@@ -125,6 +131,6 @@ def _resume(network: nn.Module, optimisers: Optimisers, path: Path) -> int:
     if not path.exists():
         return 0
     state = torch.load(path, weights_only=True)
-    network.load_state_dict(state["network"])
+    load_weights(network, state["network"], path)
     optimisers.load_state_dict(state["optimisers"])
     return int(state["step"])

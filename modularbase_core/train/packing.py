@@ -37,7 +37,8 @@ class Tokens:
 class Source:
     """A share of a mix: `files` (relative to the data folder) and how many tokens of them to take.
 
-    languages, domains: keep only records that say so. Where messages are labelled, `tokens` counts messages.
+    languages: keep only records that say so. Where messages are labelled (a router's mix, a pack's examples and
+    others), `domains` keeps only messages that say so and `tokens` counts messages.
     """
 
     files: tuple[str, ...]

@@ -60,7 +60,7 @@ def understand_messages(base: Base, tokenizer: Tokenizer, texts: Sequence[str], 
     for text in tqdm(texts, unit="message", disable=quiet, mininterval=10.0):
         body = tokenizer.encode(text).ids[:MESSAGE_TOKENS] or [user]
         hidden = base.understand(torch.tensor([begin, user, *body]), Windows(1))
-        rows.append(hidden[2:].half() if len(hidden) > 2 else hidden.half())
+        rows.append(hidden[2:].half())
     return Hidden(torch.cat(rows), np.cumsum([0, *map(len, rows)]))
 
 
@@ -70,6 +70,7 @@ def train_router(recipe: Recipe, *, data: Path, runs: Path, checkpoint: Path, qu
         raise ConfigError(f"recipe {recipe.name!r}: a router needs its [router] architecture")
     torch.manual_seed(recipe.seed)
     tokenizer = Tokenizer.from_file(str(recipe.folder / recipe.tokenizer))
+    tokenizer.encode_special_tokens = True  # a control token in the text stays text
     texts, labels = read_messages(recipe.mix, data, recipe.seed)
     base = load_base(recipe, runs).eval().requires_grad_(False)
     hidden = understand_messages(base, tokenizer, texts, quiet=quiet)

@@ -11,9 +11,9 @@ import torch
 from tokenizers import Tokenizer
 
 from modularbase_core.device.weights import read_weights, write_weights
-from modularbase_core.errors import ConfigError
+from modularbase_core.errors import ConfigError, DataError
 from modularbase_core.graph.networks import Base, Router, build_network
-from modularbase_core.sdk.architecture import architecture_to_dict
+from modularbase_core.sdk.architecture import Architecture, architecture_to_dict
 from modularbase_core.sdk.manifest import (
     EXAMPLES_FILE,
     ROUTING_FILE,
@@ -22,7 +22,7 @@ from modularbase_core.sdk.manifest import (
     Manifest,
     write_manifest,
 )
-from modularbase_core.train.checkpoints import part_of
+from modularbase_core.train.checkpoints import load_weights, part_of, steps_done
 from modularbase_core.train.recipe import Recipe, read_recipe
 from modularbase_core.train.router import queries, read_messages, routing_keys, understand_messages
 
@@ -41,11 +41,10 @@ def ship_recipe(path: Path, *, data: Path, runs: Path, quiet: bool = False) -> P
         "router": ("", recipe.router),
     }[recipe.stage]
     assert architecture is not None
-    weights = part_of(runs / recipe.name / "checkpoint.pt", prefix)
+    weights = _finished(recipe, runs / recipe.name / "checkpoint.pt", prefix, architecture)
     write_weights(directory / WEIGHTS_FILE, {name: value.float().numpy() for name, value in weights.items()})
-    if recipe.stage == "base" and not (directory / TOKENIZER_FILE).exists():
-        (directory / TOKENIZER_FILE).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(recipe.folder / recipe.tokenizer, directory / TOKENIZER_FILE)
+    if recipe.stage == "base":
+        _copy_tokenizer(recipe.folder / recipe.tokenizer, directory / TOKENIZER_FILE)
     if recipe.examples:
         _write_keys(recipe, directory, data, quiet=quiet)
     described: dict[str, Any] = {"schema": 1, **recipe.manifest, "architecture": architecture_to_dict(architecture)}
@@ -60,6 +59,22 @@ def load_shipped(directory: Path) -> torch.nn.Module:
     weights = read_weights(directory / WEIGHTS_FILE, manifest.architecture)
     network.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
     return network.eval().requires_grad_(False)
+
+
+def _finished(recipe: Recipe, checkpoint: Path, prefix: str, architecture: Architecture) -> dict[str, torch.Tensor]:
+    weights = part_of(checkpoint, prefix)
+    done = steps_done(checkpoint)
+    if done < recipe.steps:
+        raise DataError(f"{checkpoint} has {done} of {recipe.steps} steps; finish that run before you ship it")
+    load_weights(build_network(architecture), weights, checkpoint)
+    return weights
+
+
+def _copy_tokenizer(source: Path, target: Path) -> None:
+    if target.exists() and target.samefile(source):  # a recipe may read the tokenizer where it ships it
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(source, target)
 
 
 def _write_keys(recipe: Recipe, directory: Path, data: Path, *, quiet: bool) -> None:

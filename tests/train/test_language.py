@@ -48,6 +48,17 @@ def test_a_pack_learns_alone() -> None:
     assert all(p.grad is not None for p in model.pack.parameters())
 
 
+@pytest.mark.parametrize("frozen_base", [False, True])
+def test_a_batch_where_no_loss_counts_teaches_nothing(frozen_base: bool) -> None:
+    model = whole(frozen_base=frozen_base)
+    ids = torch.randint(1, 300, (2, 17), generator=torch.Generator().manual_seed(1))
+    loss = Loss(model, compiled=False)(ids, torch.zeros_like(ids, dtype=torch.bool))
+    loss.backward()
+    assert loss == 0
+    assert all(not p.grad.any() for p in model.parameters() if p.grad is not None)
+    assert all(p.grad is not None for p in model.pack.parameters())
+
+
 def test_shuffling_gives_every_response_the_prompt_of_another() -> None:
     records = [
         Record(None, ({"role": "user", "content": f"p{i}"}, {"role": "assistant", "content": f"r{i}"}), "en", "")

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from modularbase_core.errors import DataError
 from modularbase_core.train.loop import Batch, Schedule, train
 
 
@@ -51,6 +52,40 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     train(second, loss_of(second), batches, schedule, tmp_path / "cut.pt", quiet=True)
     for one, other in zip(whole.parameters(), second.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_run_interrupted_between_muon_and_adamw_resumes_from_the_step_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, schedule = network(), Schedule(steps=20, warmup_steps=2)
+    train(whole, loss_of(whole), batches, schedule, tmp_path / "whole.pt", quiet=True)
+    adamw_step, count = torch.optim.AdamW.step, 0
+
+    def interrupted(optimiser: torch.optim.AdamW, *given: object) -> object:
+        nonlocal count
+        count += 1
+        if count == 10:
+            raise KeyboardInterrupt
+        return adamw_step(optimiser, *given)
+
+    first, checkpoint = network(), tmp_path / "cut.pt"
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(first, loss_of(first), batches, schedule, checkpoint, quiet=True, save_seconds=0.0)
+    assert torch.load(checkpoint, weights_only=True)["step"] == 9
+    second = network()
+    train(second, loss_of(second), batches, schedule, checkpoint, quiet=True)
+    for one, other in zip(whole.parameters(), second.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None:
+    schedule, wider = Schedule(steps=2, warmup_steps=1), nn.Sequential(nn.Linear(8, 9), nn.Tanh(), nn.Linear(9, 8))
+    train(wider, loss_of(wider), batches, schedule, tmp_path / "c.pt", quiet=True)
+    model = network()
+    with pytest.raises(DataError, match=r"c\.pt was trained with another architecture; .*another runs folder"):
+        train(model, loss_of(model), batches, schedule, tmp_path / "c.pt", quiet=True)
 
 
 def test_the_rate_warms_up_holds_and_decays() -> None:

@@ -1,14 +1,20 @@
 """A tiny base, its chat, its router and a pack, from recipes to pack directories that load."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
-from modularbase_core.errors import ConfigError, DataError
+from modularbase_core.errors import ArchitectureError, ConfigError, DataError
+from modularbase_core.graph.networks import Base
+from modularbase_core.sdk.manifest import TOKENIZER_FILE
 from modularbase_core.sdk.testing import check_pack
+from modularbase_core.train import router
 from modularbase_core.train.recipe import read_recipe
+from modularbase_core.train.router import Hidden, understand_messages
 from modularbase_core.train.run import run_recipe
 from modularbase_core.train.ship import load_shipped, ship_recipe
 from modularbase_core.train.tokenizer import train_tokenizer
@@ -41,7 +47,8 @@ base_hidden_size = 64
 width = 32
 key_size = 16
 """
-COMMON = 'batch_tokens = 128\nwindows = [[0.5, 32], [0.5, 64]]\nwarmup_steps = 1\ntokenizer = "tokenizer.json"\n'
+WINDOWS = "[[0.5, 32], [0.5, 64]]"
+COMMON = f'batch_tokens = 128\nwindows = {WINDOWS}\nwarmup_steps = 1\ntokenizer = "tokenizer.json"\n'
 CHAT = '[[mix]]\nfiles = ["chat.jsonl"]\ntokens = 2000\n'
 LABELLED = '[[mix]]\nfiles = ["labelled.jsonl"]\ntokens = 40\n'
 
@@ -116,13 +123,102 @@ def test_a_stage_without_the_one_before_says_so(folder: Path, tmp_path: Path) ->
         (('name = "base"', "name ="), "is not TOML"),
         (("tokens = 1280", "tokens = 5"), "less than one batch"),
         (("hidden_size = 64", "hidden_size = -64"), "must be positive"),
+        (("tokens = 1280", 'tokens = "many"'), "bad.toml: tokens is 'many'; expected a whole number"),
+        (("tokens = 1280", "tokens = true"), "tokens is True; expected a whole number"),
+        (("recall_tokens = 600", 'recall_tokens = "a"'), "recall_tokens is 'a'; expected a whole number"),
+        (("recall_tokens = 600", 'response_only = "no"'), "response_only is 'no'; expected true or false"),
+        (("recall_tokens = 600", 'folder = "here"'), "unknown key 'folder'"),
+        (("recall_tokens = 600", 'examples = "a"'), "examples is 'a'; expected a list of tables"),
+        (("[[mix]]", "[mix]"), "mix is {'files': ['chat.jsonl'], 'tokens': 2000}; expected a list of tables"),
+        (('["chat.jsonl"]', '"a.jsonl"'), "bad.toml: mix: files is 'a.jsonl'; expected a list of strings"),
+        (
+            ("[router]", "[[router]]"),
+            "router is [{'base_hidden_size': 64, 'key_size': 16, 'kind': 'router', 'width': 32}]; expected a table",
+        ),
+        ((WINDOWS, "[[1.0]]"), "windows is [[1.0]]; expected a list of pairs [share, length]"),
+        ((WINDOWS, "[[1.0, 64.5]]"), "expected a list of pairs [share, length]"),
+        ((WINDOWS, "[[1.0, 0]]"), "a window is [1, 0]; both must be positive"),
+        ((WINDOWS, "[[1.5, 32], [-0.5, 64]]"), "a window is [-0.5, 64]; both must be positive"),
+        ((WINDOWS, "[]"), "the shares of windows add up to 0; make them add up to 1"),
+        ((WINDOWS, "[[0.5, 32], [0.1, 64]]"), "the shares of windows add up to 0.6"),
+        (("warmup_steps = 1", "warmup_steps = 0"), "warmup_steps is 0; it must be positive"),
+        (("warmup_steps = 1", "decay_share = 0.0"), "decay_share is 0.0; it must be positive"),
+        (("batch_tokens = 128", "batch_tokens = 0"), "batch_tokens is 0; it must be positive"),
+        (("[[mix]]", "[[examples]]"), "has `examples` without `others`"),
     ],
 )
 def test_a_recipe_with_a_mistake_is_refused(folder: Path, tmp_path: Path, change: tuple[str, str], told: str) -> None:
     path = tmp_path / "bad.toml"
     path.write_text((folder / "base.toml").read_text().replace(*change))
-    with pytest.raises(Exception, match=told.replace("(", r"\(")):
+    with pytest.raises((ConfigError, ArchitectureError), match=re.escape(told)):
         read_recipe(path)
+
+
+def test_a_window_longer_than_the_trained_one_is_refused(folder: Path, tmp_path: Path) -> None:
+    path, text = tmp_path / "long.toml", (folder / "base.toml").read_text()
+    text = text.replace("tokens = 1280", "tokens = 4096").replace("batch_tokens = 128", "batch_tokens = 2048")
+    path.write_text(text.replace(WINDOWS, "[[1.0, 2048]]"))
+    with pytest.raises(ConfigError, match="a window of 2048 tokens is longer than the trained window of 1024"):
+        read_recipe(path)
+    path.write_text(text.replace(WINDOWS, "[[1.0, 1024]]"))
+    assert read_recipe(path).phases() == [(0, 1024)]
+
+
+def test_a_run_on_a_base_of_another_architecture_is_refused(folder: Path) -> None:
+    runs = folder / "runs-of-another"
+    run_recipe(folder / "base.toml", data=folder, runs=runs, quiet=True, compiled=False)
+    for name, change in (
+        ("chat", ("fusion_layers = 1", "fusion_layers = 2")),
+        ("chat", ("\nlayers = 1", "\nlayers = 2")),
+        ("router", ("ffn_size = 64", "ffn_size = 96")),
+    ):
+        other = folder / "other.toml"
+        other.write_text((folder / f"{name}.toml").read_text().replace(*change))
+        with pytest.raises(DataError, match=r"base.checkpoint\.pt was trained with another architecture"):
+            run_recipe(other, data=folder, runs=runs, quiet=True, compiled=False)
+
+
+def test_an_unfinished_run_is_not_shipped(folder: Path) -> None:
+    runs, longer = folder / "unfinished", folder / "longer.toml"
+    run_recipe(folder / "base.toml", data=folder, runs=runs, quiet=True, compiled=False)
+    text = (folder / "base.toml").read_text().replace("out/base", "out/longer")
+    longer.write_text(text.replace("tokens = 1280", "tokens = 2560"))
+    with pytest.raises(DataError, match="has 10 of 20 steps; finish that run before you ship it"):
+        ship_recipe(longer, data=folder, runs=runs, quiet=True)
+    longer.write_text(text.replace("ffn_size = 64", "ffn_size = 96"))
+    with pytest.raises(DataError, match="was trained with another architecture"):
+        ship_recipe(longer, data=folder, runs=runs, quiet=True)
+    assert not (folder / "out/longer").exists()
+
+
+def test_a_retrained_tokenizer_is_shipped(folder: Path) -> None:
+    runs, recipe = folder / "retrained", folder / "retrained.toml"
+    recipe.write_text((folder / "base.toml").read_text().replace("out/base", "out/retrained"))
+    run_recipe(recipe, data=folder, runs=runs, quiet=True, compiled=False)
+    shipped = folder / "out/retrained" / TOKENIZER_FILE
+    shipped.parent.mkdir(parents=True)
+    shipped.write_text("of an earlier run")
+    ship_recipe(recipe, data=folder, runs=runs, quiet=True)
+    assert shipped.read_bytes() == (folder / "tokenizer.json").read_bytes()
+    where_it_ships = recipe.read_text().replace('"tokenizer.json"', f'"out/retrained/{TOKENIZER_FILE}"')
+    recipe.write_text(where_it_ships)
+    ship_recipe(recipe, data=folder, runs=runs, quiet=True)
+    check_pack(folder / "out/retrained")
+
+
+def test_the_router_reads_a_control_token_in_a_message_as_text(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+
+    def watched(base: Base, tokenizer: Tokenizer, texts: list[str], *, quiet: bool) -> Hidden:
+        seen.append(len(tokenizer.encode("<|end|>").ids) > 1)
+        return understand_messages(base, tokenizer, texts, quiet=quiet)
+
+    monkeypatch.setattr(router, "understand_messages", watched)
+    for name in ("base", "router"):
+        run_recipe(folder / f"{name}.toml", data=folder, runs=tmp_path, quiet=True, compiled=False)
+    assert seen == [True]
 
 
 def test_a_recipe_that_does_not_exist_is_refused(tmp_path: Path) -> None:
