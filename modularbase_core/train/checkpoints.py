@@ -61,4 +61,4 @@ def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], checkp
 
 def steps_done(checkpoint: Path) -> int:
     """Return how many steps a checkpoint has behind it; 0 when there is none."""
-    return int(torch.load(checkpoint, weights_only=True)["step"]) if checkpoint.exists() else 0
+    return int(torch.load(checkpoint, weights_only=True).get("step", 0)) if checkpoint.exists() else 0
