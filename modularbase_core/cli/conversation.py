@@ -118,12 +118,19 @@ class Conversation:
             import readline  # noqa: F401
         if not self._quiet:
             click.secho("Ask something; /help tells more.", dim=True, err=True)
+        told = False
         while True:
             try:
                 line = self._read_line()
             except EOFError:
                 click.echo(err=True)
                 return
+            except KeyboardInterrupt:
+                click.echo(err=True)  # the line that was begun is given up
+                if not told:
+                    click.secho("Ctrl-D or /quit leaves", dim=True, err=True)
+                    told = True
+                continue
             if line.strip() == "/quit":
                 return
             if not line.strip():

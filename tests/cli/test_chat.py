@@ -170,6 +170,22 @@ def test_ctrl_c_in_a_conversation_ends_the_answer_alone(run, host):
     assert host.asked[1] == [("user", "hi"), ("assistant", "Hel"), ("user", "again")]
 
 
+def test_ctrl_c_at_the_prompt_asks_again_and_tells_once_how_to_leave(run, host, monkeypatch):
+    lines = iter([KeyboardInterrupt(), KeyboardInterrupt(), "hi", EOFError()])
+
+    def typed(prompt=""):
+        line = next(lines)
+        if isinstance(line, BaseException):
+            raise line
+        return line
+
+    monkeypatch.setattr("builtins.input", typed)
+    done = run("chat", terminal=True)
+    assert done.code == 0
+    assert host.asked == [[("user", "hi")]]
+    assert done.err.count("Ctrl-D or /quit leaves") == 1
+
+
 def test_a_line_that_is_not_utf8_does_not_end_a_conversation(run, host):
     done = run("chat", stdin=b"\xff\xfe\nhi\n", terminal=True)
     assert "not UTF-8" in done.err
