@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 RUNTIME: Final = ("modularbase", "apache-tvm", "apache-tvm-ffi", "numpy", "tokenizers")
 """Distributions without which chat cannot run; torch compiles and trains."""
+LINKERS: Final = ("g++", "gcc", "clang++", "clang", "c++", "cc")
+"""The programs of which the compiler takes the first that is there."""
 
 
 @click.command()
@@ -51,9 +53,9 @@ def examine(config: EngineConfig) -> dict[str, Any]:
     notes: list[str] = []
     versions = {name: _version(name) for name in (*RUNTIME, "torch")}
     problems += [f"{name} is not installed; run `pip install {name}`" for name in RUNTIME if versions[name] is None]
-    if versions["torch"] is None:
-        notes.append("torch is not installed; what is compiled runs, but nothing new can be compiled or trained")
     catalog = discover()
+    missing = _missing(config, catalog)
+    (problems if missing else notes).extend(_compiling_faults(versions["torch"] is not None, missing))
     packs = describe_packs(catalog, config.base)
     if packs["problem"]:
         problems.append(packs["problem"])
@@ -67,7 +69,7 @@ def examine(config: EngineConfig) -> dict[str, Any]:
     artefacts = _artefacts(config.cache_dir)
     notes += [one["fault"] for one in artefacts if one["fault"]]
     if cache["fault"]:
-        (notes if any(not one["fault"] for one in artefacts) else problems).append(cache["fault"])
+        (problems if missing else notes).append(cache["fault"])
     targets, devices = _targets(), _devices()
     if config.device == "cuda" and len(devices) == 1:
         problems.append("the settings ask for cuda, but no NVIDIA driver answers; install one or set device = 'cpu'")
@@ -102,6 +104,41 @@ def _faults(catalog: Catalog) -> dict[str, str]:
             check_pack(one.pack.directory)
         except ModularBaseError as error:
             faults[one.id] = str(error)
+    return faults
+
+
+def _missing(config: EngineConfig, catalog: Catalog) -> list[str]:
+    """Return the kinds of network that chat has yet to compile; none where it cannot come so far."""
+    from modularbase_core.device.artefact import Build, artefact_directory, check_artefact
+    from modularbase_core.packs.resolve import line_up
+
+    try:
+        from modularbase_core.host import architectures, target_of
+
+        target = target_of(config.device)
+        wanted = architectures(line_up(catalog, config.base))
+        builds = [Build(architecture=one, target=target, dtype=target.dtype) for one in wanted]
+        directories = [artefact_directory(build, config.cache_dir) for build in builds]
+    except (ImportError, ModularBaseError):  # a distribution or pack that is not there: a problem already
+        return []
+    missing = []
+    for build, directory in zip(builds, directories, strict=True):
+        try:
+            check_artefact(directory)
+        except ModularBaseError:
+            missing.append(build.architecture.kind)
+    return missing
+
+
+def _compiling_faults(torch: bool, missing: list[str]) -> list[str]:
+    then = "what is compiled runs, but nothing new can be compiled"
+    if missing:
+        then = f"chat has yet to compile {len(missing)} of its networks ({', '.join(missing)})"
+    faults = []
+    if not torch:
+        faults.append(f"torch is not installed; {then}; run `pip install torch`")
+    if not any(map(shutil.which, LINKERS)):
+        faults.append(f"linking compiled code needs a C compiler; {then}; install gcc or clang")
     return faults
 
 

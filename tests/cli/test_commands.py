@@ -232,9 +232,28 @@ def test_doctor_fails_where_chat_would(run, tiny, monkeypatch):
     assert "tiny-base/model.safetensors has SHA-256" in problems
     assert "inside cannot be written" in problems
     assert "python_code" not in problems
+    assert "torch is not installed; chat has yet to compile 3 of its networks (base, router, pack)" in problems
     notes = " | ".join(report["notes"])
-    assert "torch is not installed" in notes
     assert "python_code/model.safetensors has SHA-256" in notes
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_doctor_fails_without_a_c_compiler_only_where_something_must_be_compiled(run, tiny, monkeypatch, cached):
+    monkeypatch.setattr("modularbase_core.cli.doctor.shutil.which", lambda name: None)
+    if cached:
+        monkeypatch.setattr("modularbase_core.device.artefact.check_artefact", lambda directory: None)
+    done = run("doctor")
+    assert done.code == (0 if cached else 1)
+    assert f"{'note' if cached else 'problem'}: linking compiled code needs a C compiler" in done.out
+
+
+def test_doctor_imports_neither_torch_nor_tvm():
+    program = (
+        "import sys\nfrom modularbase_core.cli import main\ntry:\n    main(['doctor'])\nexcept SystemExit:\n    pass\n"
+        "print([name for name in ('torch', 'tvm', 'tvm_ffi') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_doctor_lists_artefacts_and_gpus(run, tiny, monkeypatch, tmp_path):
