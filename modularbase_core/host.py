@@ -275,10 +275,21 @@ class Parts:
         return PlacedPack(pack_id, weights, pages, pack.manifest.architecture.window)
 
     def _keys(self) -> dict[str, Routing]:
+        """Read the packs' routing keys; a pack whose keys cannot be read is refused and stops no other."""
         architecture = self.lineup.router.manifest.architecture
         assert isinstance(architecture, RouterArchitecture)
-        routed = [one for one in self.lineup.routable if one.pack.routing.exists()]
-        return {one.id: read_routing(one.pack.routing, architecture.key_size) for one in routed}
+        keys, refused = {}, {}
+        for one in self.lineup.routable:
+            try:
+                if one.pack.routing.exists():
+                    keys[one.id] = read_routing(one.pack.routing, architecture.key_size)
+            except WeightsError as error:
+                if one.id == self.lineup.general_chat.id:
+                    raise
+                refused[one.id] = str(error)
+        routable = tuple(one for one in self.lineup.routable if one.id not in refused)
+        self.lineup = replace(self.lineup, routable=routable, refused={**self.lineup.refused, **refused})
+        return keys
 
 
 def target_of(device: str) -> Target:

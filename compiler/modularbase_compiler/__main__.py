@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not options.cubins and (options.out is None or not (options.request or options.architecture)):
         parser.error("give --request or --architecture, with --out; or --cubins")
+    if options.until_input_ends:
+        threading.Thread(target=_end_with_input, daemon=True).start()
     try:
         if options.cubins:
             _list_cubins(options.cubins, options.json)
@@ -50,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help="folder of the artefacts")
     parser.add_argument("--cubins", type=Path, nargs="+", help="list the GPU code in these modules or artefacts")
     parser.add_argument("--json", action="store_true", help="tell progress, results and errors as JSON lines")
+    parser.add_argument("--until-input-ends", action="store_true", help="end as soon as standard input does")
     return parser
 
 
@@ -131,6 +136,12 @@ def _read_json(path: Path) -> Any:  # Any: JSON of no known shape yet
 def _tell(event: Any, *, error: bool = False) -> None:
     line = event if isinstance(event, str) else json.dumps(event)
     print(line, file=sys.stderr if error else sys.stdout, flush=True)
+
+
+def _end_with_input() -> None:
+    while os.read(0, 4096):  # not sys.stdin: its lock, held here, would abort the interpreter's end
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _interrupt(signal_number: int, frame: object) -> None:

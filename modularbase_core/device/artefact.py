@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -175,12 +176,13 @@ def _run_compiler(builds: Sequence[Build], cache_dir: Path, progress: Progress |
         request = Path(scratch, "request.json")
         request.write_text(json.dumps({"builds": [_build_to_dict(build) for build in builds]}))
         command = [sys.executable, "-m", COMPILER, "--request", str(request), "--json"]
-        command += ["--out", str(artefacts_directory(cache_dir))]
+        # it ends when its input does, so that nothing builds on for a parent that was killed
+        command += ["--out", str(artefacts_directory(cache_dir)), "--until-input-ends"]
         # the child needs the whole compiler, even where this process asked for TVM's runtime alone
         environment = {name: value for name, value in os.environ.items() if name != "TVM_USE_RUNTIME_LIB"}
         with Path(scratch, "stderr").open("w+") as stderr:
             child = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=stderr, stdin=subprocess.DEVNULL, text=True, env=environment
+                command, stdout=subprocess.PIPE, stderr=stderr, stdin=subprocess.PIPE, text=True, env=environment
             )
             failure = _follow(child, progress)
             stderr.seek(0)
@@ -199,6 +201,11 @@ def _sweep(folder: Path, builder: int) -> None:
 def _last_words(code: int, last: str, cache_dir: Path) -> str:
     if "IO failure" in last or "No space left" in last:
         return f"the compiler cannot write ({last}); free space in {cache_dir} and in the temporary folder"
+    if code < 0:
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
+        return f"the compiler was ended by signal {name}; see that there is memory enough, and run again"
+    if "No module named 'torch'" in last:
+        return "compiling needs torch, which is not installed; run `pip install torch`"
     return f"the compiler failed with exit code {code}: {last}"
 
 
@@ -220,6 +227,8 @@ def _follow(child: subprocess.Popen[str], progress: Progress | None) -> str | No
             child.terminate()
             child.wait()
         child.stdout.close()
+        if child.stdin is not None:
+            child.stdin.close()
     return failure
 
 

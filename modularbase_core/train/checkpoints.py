@@ -43,7 +43,7 @@ def load_base(recipe: Recipe, runs: Path) -> Base:
 def part_of(checkpoint: Path, prefix: str) -> dict[str, torch.Tensor]:
     """Return the weights under `prefix` in a checkpoint."""
     if not checkpoint.exists():
-        raise DataError(f"{checkpoint} does not exist; run that stage first")
+        raise DataError(f"{checkpoint} does not exist; run that stage first, with its own recipe")
     state: dict[str, torch.Tensor] = torch.load(checkpoint, weights_only=True)["network"]
     return {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
 

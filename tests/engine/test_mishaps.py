@@ -146,6 +146,17 @@ def test_a_bad_file_leaves_a_slot_that_the_next_pack_can_take(
         assert text_of(list(host.chat([HELLO], GREEDY, packs=["python"]))) == wanted
 
 
+def test_bad_routing_keys_refuse_their_pack_alone(tiny_packs: dict[str, Path], cache: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "python_code"
+    shutil.copytree(tiny_packs["python_code"], bad)
+    (bad / "routing.safetensors").write_bytes(b"short")
+    with build(EngineConfig(cache_dir=cache), catalog=catalog_of({**tiny_packs, "python_code": bad})) as host:
+        assert say(host, [HELLO])
+        assert "routing.safetensors" in host.lineup.refused["python_code"]
+        with pytest.raises(InputError, match="cannot be asked"):
+            list(host.chat([HELLO], GREEDY, packs=["python"]))
+
+
 def test_a_pack_too_big_for_the_memory_is_refused_and_the_others_run(
     tiny_packs: dict[str, Path], cache: Path, tmp_path: Path
 ) -> None:
