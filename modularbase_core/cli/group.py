@@ -6,6 +6,8 @@ listed with the distribution that brings it.
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from functools import cached_property
 from typing import Final
 
@@ -37,7 +39,8 @@ class CommandGroup(click.Group):
         if entry is None:
             return None
         try:
-            command = entry.load()
+            with redirect_stdout(sys.stderr):  # what a plugin prints is no answer
+                command = entry.load()
         except Exception as error:  # a plugin's import can raise anything
             if _is_ours(entry):
                 raise

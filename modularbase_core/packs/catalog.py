@@ -6,7 +6,9 @@ decided in `resolve`.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 
 import pluggy
@@ -35,11 +37,21 @@ class InstalledPack:
 
 @dataclass(frozen=True, slots=True)
 class BrokenPlugin:
-    """A plugin, or one pack of it, that cannot be used, and why."""
+    """A plugin, or one pack of it, that cannot be used, and why.
+
+    pack: the pack's id, or its folder's name where no id can be read; empty for a whole plugin.
+    """
 
     name: str
     distribution: str
     reason: str
+    pack: str = ""
+
+    def is_called(self, word: str) -> bool:
+        """Whether `word` names the plugin, its distribution or the pack; - and _ are the same, as for pip."""
+        word = word.replace("-", "_").lower()
+        names = (self.pack,) if self.pack else (self.name, self.distribution)
+        return word in [name.replace("-", "_").lower() for name in names if name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +64,8 @@ class Catalog:
     def find(self, word: str) -> InstalledPack:
         """Return the pack with this id, or else this alias.
 
-        Raises PackError naming the nearest word when there is none, and the ids when an alias is shared.
+        Raises PackError with the reason when it is broken, naming the nearest word when there is none, and the ids
+        when an alias is shared.
         """
         for one in self.packs:
             if one.id == word:
@@ -63,6 +76,9 @@ class Catalog:
             raise PackError(f"{word!r} is an alias of several packs ({ids}); use an id")
         if aliased:
             return aliased[0]
+        for broken in self.broken:
+            if broken.is_called(word):
+                raise PackError(f"pack {word!r} is installed but broken: {broken.reason}")
         known = [name for one in self.packs for name in (one.id, *one.manifest.aliases)]
         raise PackError(f"no pack {word!r} is installed{nearest(word, known)}; `modularbase pack list` shows what is")
 
@@ -75,8 +91,13 @@ def discover(manager: pluggy.PluginManager | None = None, found: Iterable[EntryP
     """Load the plugins that `found` (by default: what is installed) names and list their packs.
 
     manager: where the plugins are registered, a fresh one by default; plugins that it holds already count too.
+    What a plugin prints meanwhile goes to standard error.
     """
-    manager = manager or plugin_manager()
+    with redirect_stdout(sys.stderr):
+        return _discover(manager or plugin_manager(), found)
+
+
+def _discover(manager: pluggy.PluginManager, found: Iterable[EntryPoint] | None) -> Catalog:
     sources, broken = _register(manager, entry_points(group=PROJECT) if found is None else found)
     packs: dict[str, InstalledPack] = {}
     for name, offered in _offers(manager, sources, broken):
@@ -88,7 +109,7 @@ def discover(manager: pluggy.PluginManager | None = None, found: Iterable[EntryP
                         f"pack {one.id!r} is already offered by {packs[one.id].distribution}; uninstall one of the two"
                     )
             except ModularBaseError as error:
-                broken.append(BrokenPlugin(name, sources.get(name, ""), str(error)))
+                broken.append(BrokenPlugin(name, sources.get(name, ""), str(error), _name_of(pack)))
             else:
                 packs[one.id] = one
     return Catalog(tuple(packs.values()), tuple(broken))
@@ -138,6 +159,13 @@ def _installed(pack: Pack, distribution: str) -> InstalledPack:
         if not (pack.directory / file).is_file():
             raise PackError(f"{pack.directory / file} is missing; install {distribution or manifest.id} again")
     return InstalledPack(pack, manifest, distribution)
+
+
+def _name_of(pack: Pack) -> str:
+    try:
+        return pack.manifest.id
+    except ModularBaseError:
+        return pack.directory.name
 
 
 def _distribution(entry: EntryPoint) -> str:

@@ -155,3 +155,35 @@ def test_nothing_installed_is_an_empty_catalog():
     assert catalog.packs == catalog.broken == ()
     with pytest.raises(PackError, match=r"no pack 'x' is installed; `modularbase pack list` shows what is"):
         catalog.find("x")
+
+
+def test_a_broken_plugin_or_pack_is_not_called_uninstalled(tmp_path, plugin, offering):
+    bare = write_pack(tmp_path / "packs" / "folder", manifest("bare-pack", "domain", PACK))
+    (bare / "model.safetensors").unlink()
+    unread = write_pack(tmp_path / "packs" / "unread", manifest("unread", "domain", PACK))
+    (unread / "manifest.json").write_text("{")
+    catalog = discover(found=[plugin("b_import", "import nothing_of_this_name"), offering("b_mixed", bare, unread)])
+    for word in ("b_import", "b-import"):
+        with pytest.raises(PackError, match=f"pack '{word}' is installed but broken: ModuleNotFoundError: No module"):
+            catalog.find(word)
+    with pytest.raises(PackError, match=r"'bare-pack' is installed but broken: .*model\.safetensors is missing"):
+        catalog.find("bare-pack")
+    with pytest.raises(PackError, match="'unread' is installed but broken"):
+        catalog.find("unread")
+    with pytest.raises(PackError, match="no pack 'b_mixed' is installed"):
+        catalog.find("b_mixed")
+
+
+def test_what_a_plugin_prints_goes_to_standard_error(plugin, capsys):
+    source = """
+    from modularbase_core.sdk import hookimpl
+
+    print("importing")
+
+    @hookimpl
+    def modularbase_packs():
+        print("offering")
+        return []
+    """
+    assert discover(found=[plugin("loud", source)]).broken == ()
+    assert tuple(capsys.readouterr()) == ("", "importing\noffering\n")
