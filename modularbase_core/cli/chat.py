@@ -70,6 +70,7 @@ def chat(
             as_json=as_json,
             quiet=quiet,
         )
+        conversation.tell_broken()
         if question is not None:
             conversation.ask(question)
         else:

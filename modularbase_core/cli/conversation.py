@@ -87,6 +87,14 @@ class Conversation:
         self._opening = [Message("system", system)] if system is not None else []
         self.messages = list(self._opening)
 
+    def tell_broken(self) -> None:
+        """Say which installed packs cannot answer, a line each."""
+        if self._quiet:
+            return
+        reasons = [f"{one.name} of {one.distribution} is broken: {one.reason}" for one in self._host.catalog.broken]
+        for reason in (*reasons, *self._host.lineup.refused.values()):
+            click.secho(f"note: {' '.join(reason.split())}", dim=True, err=True)
+
     def ask(self, question: str) -> None:
         """Stream the answer to `question`; it joins the history, also when Ctrl-C cut it short.
 

@@ -3,12 +3,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from tiny_packs import PACK, manifest
 
 from modularbase_core.errors import BudgetError
+from modularbase_core.packs.catalog import BrokenPlugin, InstalledPack
+from modularbase_core.sdk import Pack
 from modularbase_core.turn.stages import Routed
 
 
@@ -28,6 +32,19 @@ def test_the_packs_that_answer_are_shown_beside_the_answer(run, host):
 def test_what_was_mended_on_the_way_is_told(run, host):
     host.script = [Routed((), {}, ("pack 'x' cannot be loaded; general_chat answers",)), "ok"]
     assert "note: pack 'x' cannot be loaded; general_chat answers" in run("chat", "hi").err
+
+
+def test_broken_and_refused_packs_are_told_at_the_start(run, host):
+    foreign = manifest("foreign", "domain", PACK, base="other-base")
+    host.catalog = replace(
+        host.catalog,
+        packs=(*host.catalog.packs, InstalledPack(Pack(Path("foreign")), foreign, "modularbase-foreign")),
+        broken=(BrokenPlugin("bad", "modularbase-bad", "ImportError: no\nmodule"),),
+    )
+    notes = [line for line in run("chat", "hi").err.splitlines() if line.startswith("note: ")]
+    assert notes[0] == "note: bad of modularbase-bad is broken: ImportError: no module"
+    assert notes[1].startswith("note: pack 'foreign' was made for base 'other-base'")
+    assert run("chat", "hi", "--quiet").err == ""
 
 
 def test_a_piped_question_is_answered(run, host):
