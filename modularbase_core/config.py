@@ -90,5 +90,14 @@ class EngineConfig:
             if key in settings and not isinstance(settings[key], str):
                 raise ConfigError(f"{key} is {settings[key]!r}; use a string")
         if "cache_dir" in settings:
-            settings["cache_dir"] = Path(settings["cache_dir"]).expanduser()
+            settings["cache_dir"] = _folder("cache_dir", settings["cache_dir"])
         return cls(**settings)
+
+
+def _folder(key: str, text: str) -> Path:
+    if not text or "\0" in text:
+        raise ConfigError(f"{key} is {text!r}; name a folder")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # no such user
+        raise ConfigError(f"{key} is {text!r}, but that user has no home folder; name another folder") from error

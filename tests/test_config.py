@@ -25,6 +25,8 @@ def test_settings_come_from_toml(tmp_path):
         ('threads = "two"', "threads is 'two'; use a whole number"),
         ("memory_bytes = 1e9", "memory_bytes is 1000000000.0; use a whole number"),
         ("cache_dir = 3", "cache_dir is 3; use a string"),
+        ('cache_dir = ""', "cache_dir is ''; name a folder"),
+        ('cache_dir = "~nosuchuser/x"', "cache_dir is '~nosuchuser/x', but that user has no home folder"),
         ("slots = ", "is not TOML"),
         ("[engine]\nslots = 2", "unknown setting 'engine'"),
     ],

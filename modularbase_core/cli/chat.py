@@ -51,7 +51,7 @@ def chat(
 
     config = read_settings(config_file, cache_dir)
     chosen = SamplingConfig(**sampling)  # type: ignore[arg-type]  # click gives each option its type
-    if question is None and not sys.stdin.isatty():
+    if question is None and not (sys.stdin and sys.stdin.isatty()):
         question = read_question(config.max_prompt_bytes)
     elif question is not None:
         question = check_question(question, "the question", config.max_prompt_bytes)

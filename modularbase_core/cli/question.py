@@ -11,7 +11,9 @@ _STDIN: Final = "standard input"
 
 
 def read_question(max_bytes: int) -> str:
-    """Read all of standard input; raises InputError when it is empty, too long or not UTF-8."""
+    """Read all of standard input; raises InputError when it is closed, empty, too long or not UTF-8."""
+    if sys.stdin is None:
+        raise InputError(f"{_STDIN} is closed; write a question")
     content = sys.stdin.buffer.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise _too_long(_STDIN, "more than", max_bytes, max_bytes)

@@ -10,6 +10,7 @@ from textwrap import dedent
 import pytest
 from tiny_packs import PACK, manifest
 
+from modularbase_core import cli
 from modularbase_core.errors import BudgetError
 from modularbase_core.packs.catalog import BrokenPlugin, InstalledPack
 from modularbase_core.sdk import Pack
@@ -131,8 +132,6 @@ def test_an_error_of_ours_is_one_line_after_what_was_said(run, host):
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch, host):
-    from modularbase_core import cli
-
     host.script = [RuntimeError("a bug")]
     with pytest.raises(RuntimeError, match="a bug"):
         cli.main(["chat", "hi"])
@@ -207,6 +206,30 @@ def test_a_line_that_is_not_utf8_does_not_end_a_conversation(run, host):
     done = run("chat", stdin=b"\xff\xfe\nhi\n", terminal=True)
     assert "not UTF-8" in done.err
     assert done.code == 0
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("arguments", "redirection", "told"),
+    [
+        ("--version", ">/dev/full", "error: standard output cannot be written (No space left on device)"),
+        ("--help", ">/dev/full", "error: standard output cannot be written (No space left on device)"),
+        ("--version", ">&-", "error: standard output cannot be written (it is closed)"),
+        ("chat", "<&-", "error: standard input is closed; write a question"),
+    ],
+)
+def test_a_stream_that_does_not_work_is_told_in_a_line(arguments, redirection, told, unbuffered, monkeypatch):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    program = "import sys; from modularbase_core.cli import main; main(sys.argv[1:])"
+    command = ["sh", "-c", f'exec "$0" -c "$1" {arguments} {redirection}', sys.executable, program]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, told + "\n")
+
+
+def test_a_failure_that_is_not_of_standard_output_keeps_its_traceback(host):
+    host.script = [OSError("a bug")]
+    with pytest.raises(OSError, match="a bug"):
+        cli.main(["chat", "hi"])
 
 
 PROGRAM = """
