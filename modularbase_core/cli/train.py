@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from modularbase_core.cli.report import json_option, print_json
+from modularbase_core.errors import ModularBaseError
 
 
 @click.command()
@@ -32,8 +33,13 @@ def train(
     recipes: tuple[Path, ...], data: Path, runs: Path, ship: bool, eager: bool, quiet: bool, as_json: bool
 ) -> None:
     """Train RECIPES (TOML files) one after the other."""
-    from modularbase_core.train.run import run_recipe
-    from modularbase_core.train.ship import ship_recipe
+    try:
+        from modularbase_core.train.run import run_recipe
+        from modularbase_core.train.ship import ship_recipe
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "torch":
+            raise
+        raise ModularBaseError(f"training needs torch ({error}); run `pip install torch`") from error
 
     report = []
     for recipe in recipes:

@@ -200,6 +200,17 @@ def test_train_runs_recipes_and_ships_when_asked(run, monkeypatch, tmp_path):
     ]
 
 
+def test_train_without_torch_is_one_sentence(run, monkeypatch, tmp_path):
+    for name in [name for name in sys.modules if name.startswith("modularbase_core.train.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / "recipe.toml").touch()
+    done = run("train", str(tmp_path / "recipe.toml"), "--data", str(tmp_path))
+    assert done.code == 1
+    assert done.err.startswith("error: training needs torch (")
+    assert done.err.endswith("; run `pip install torch`\n")
+
+
 def test_doctor_finds_a_sound_installation(run, tiny):
     done = run("doctor", "--json")
     report = json.loads(done.out)
