@@ -27,7 +27,12 @@ from modularbase_core.cli.settings import read_settings, settings_options
 @click.option("--frequency-penalty", type=float, default=0.0, show_default=True)
 @click.option("--seed", type=int, help="Makes sampling repeatable.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be repeated.")
-@click.option("--logprobs", type=int, metavar="N", help="With --json: each token's logprob and the N likeliest.")
+@click.option(
+    "--logprobs",
+    type=click.IntRange(0, 100),
+    metavar="N",
+    help="With --json: each token's logprob and the N (to 100) likeliest.",
+)
 @click.option("--quiet", is_flag=True, help="Show the answer alone: neither packs nor progress.")
 @json_option
 @settings_options
@@ -49,6 +54,8 @@ def chat(
     from modularbase_core.cli.conversation import Conversation
     from modularbase_core.turn.sample import SamplingConfig
 
+    if sampling["logprobs"] is not None and not as_json:
+        raise click.UsageError("--logprobs needs --json; add it", click.get_current_context())
     config = read_settings(config_file, cache_dir)
     chosen = SamplingConfig(**sampling)  # type: ignore[arg-type]  # click gives each option its type
     if question is None and not (sys.stdin and sys.stdin.isatty()):

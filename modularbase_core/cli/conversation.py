@@ -18,6 +18,7 @@ from modularbase_core.turn.stages import Event, Finished, Routed, RoutedPack, To
 
 if TYPE_CHECKING:
     from modularbase_core.host import Host
+    from modularbase_core.text.tokenizer import Tokenizer
     from modularbase_core.turn.sample import SamplingConfig
 
 _HELP: Final = """\
@@ -49,8 +50,8 @@ class Answer:
         return event.text
 
     # Any: plain JSON values
-    def to_dict(self, *, with_logprobs: bool) -> dict[str, Any]:
-        """Describe the answer as plain JSON values."""
+    def to_dict(self, tokenizer: Tokenizer | None = None) -> dict[str, Any]:
+        """Describe the answer as plain JSON values, with logprobs where there is a tokenizer to spell them."""
         plain: dict[str, Any] = {"text": self.text}
         if self.routed:
             plain["packs"] = [asdict(pack) for pack in self.routed.packs]
@@ -61,11 +62,22 @@ class Answer:
             plain["stop"] = self.finished.stop
             plain["prompt_tokens"] = self.finished.prompt_tokens
             plain["generated_tokens"] = self.finished.generated_tokens
-        if with_logprobs:
+        if tokenizer:
             plain["tokens"] = [
-                {"text": one.text, "id": one.token_id, "logprob": one.logprob, "top": one.top} for one in self.tokens
+                {
+                    "text": one.text,
+                    "id": one.token_id,
+                    "logprob": one.logprob,
+                    "top": [{"id": id, "text": _spelt(id, tokenizer), "logprob": value} for id, value in one.top],
+                }
+                for one in self.tokens
             ]
         return plain
+
+
+def _spelt(token_id: int, tokenizer: Tokenizer) -> str:
+    # an embedding may have rows that no token uses
+    return tokenizer.decode([token_id]) if token_id < tokenizer.vocabulary_size else ""
 
 
 class Conversation:
@@ -115,7 +127,8 @@ class Conversation:
                 self.messages = [*asked, Message("assistant", answer.text)]
             raise
         if self._as_json:
-            print_json(answer.to_dict(with_logprobs=self._sampling.logprobs is not None), one_line=True)
+            tokenizer = self._host.tokenizer if self._sampling.logprobs is not None else None
+            print_json(answer.to_dict(tokenizer), one_line=True)
         else:
             click.echo()
         self.messages = [*asked, Message("assistant", answer.text)]
@@ -156,19 +169,27 @@ class Conversation:
     def _read_line(self) -> str:
         while True:
             try:
-                # input() alone gives line editing; it writes its prompt to standard output
-                return input("> ") if sys.stdin.isatty() else input()
+                if sys.stdout.isatty() and not self._as_json:
+                    return input("> ")  # the only way to line editing; it writes to standard output
+                click.echo("> ", nl=False, err=True)
+                return input()
             except UnicodeDecodeError as error:
                 click.echo(f"error: the line is not UTF-8 (at byte {error.start}); check the terminal", err=True)
 
     def _command(self, line: str) -> None:
         if line == "/help":
-            click.echo(_HELP)
+            click.echo(_HELP, err=self._as_json)
         elif line == "/new":
             self.messages = list(self._opening)
         elif line == "/packs":
-            for one in self._host.lineup.routable:
-                click.echo(f"{one.id}  {one.manifest.version}  {one.manifest.type}  {one.manifest.name}")
+            routable = [one.manifest for one in self._host.lineup.routable]
+            if self._as_json:
+                keys = ("id", "version", "type", "name")
+                packs = [{key: getattr(one, key) for key in keys} for one in routable]
+                print_json({"packs": packs}, one_line=True)
+                return
+            for one in routable:
+                click.echo(f"{one.id}  {one.version}  {one.type}  {one.name}")
         else:
             hint = nearest(line, ("/help", "/packs", "/new", "/quit"))
             raise InputError(f"there is no command {line}{hint}; /help lists them")

@@ -36,6 +36,9 @@ class FakeHost:
     packs: object = None
     closed: int = 0
     catalog: Catalog = CATALOG
+    tokenizer: object = field(
+        default_factory=lambda: SimpleNamespace(vocabulary_size=8, decode=lambda ids: "".join(map("<{}>".format, ids)))
+    )
 
     lineup = property(lambda self: line_up(self.catalog))
 

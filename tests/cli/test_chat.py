@@ -74,7 +74,30 @@ def test_json_holds_text_packs_and_usage(run, host):
 
 def test_json_holds_logprobs_when_asked(run, host):
     tokens = json.loads(run("chat", "hi", "--json", "--logprobs", "1").out)["tokens"]
-    assert tokens[0] == {"text": "Hello", "id": 7, "logprob": -0.5, "top": [[7, -0.5]]}
+    assert tokens[0] == {"text": "Hello", "id": 7, "logprob": -0.5, "top": [{"id": 7, "text": "<7>", "logprob": -0.5}]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [(["--logprobs", "1"], "--logprobs needs --json"), (["--json", "--logprobs", "101"], "0<=x<=100")],
+)
+def test_logprobs_that_cannot_be_shown_are_wrong_usage(run, host, arguments, told):
+    done = run("chat", "hi", *arguments)
+    assert done.code == 2
+    assert told in done.err
+    assert host.asked == []
+
+
+def test_a_conversation_in_json_prints_json_alone(run, host):
+    done = run("chat", "--json", stdin=b"/packs\n/help\nhi\n", terminal=True)
+    packs, answer = map(json.loads, done.out.splitlines())
+    assert packs["packs"][1] == {"id": "python_code", "version": "1.0.0", "type": "domain", "name": "Python_Code"}
+    assert answer["text"] == "Hello, 世界!"
+    assert done.err.count("> ") == 4
+
+
+def test_the_prompt_is_kept_out_of_a_file(run, host):
+    assert run("chat", stdin=b"hi\n", terminal=True).out == "Hello, 世界!\n"
 
 
 def test_every_sampling_flag_reaches_the_host(run, host):
