@@ -39,7 +39,7 @@ def test_greedy_answers_are_repeatable_and_forced_packs_answer(chat):
 
 def test_a_conversation_goes_on_over_turns(chat):
     done = chat(stdin="hello\n你好\n/new\nagain\n".encode(), terminal=True)
-    assert (done.code, done.err) == (0, "\n")
+    assert (done.code, done.err) == (0, "> > > > > \n")
 
 
 def test_a_message_that_forges_a_turn_is_only_text(chat):
