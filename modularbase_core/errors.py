@@ -74,6 +74,6 @@ class ArtefactError(ModularBaseError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?` for the closest known word, or nothing."""
+    """Return ` (did you mean 'x'?)` for the closest known word, or nothing."""
     close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -19,7 +19,7 @@ def test_settings_come_from_toml(tmp_path):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("slot = 3", r"unknown setting 'slot'; did you mean 'slots'\?"),
+        ("slot = 3", r"unknown setting 'slot' \(did you mean 'slots'\?\)"),
         ("slots = 0", "slots is 0; use a whole number from 1 to 64"),
         ("slots = true", "slots is True; use a whole number"),
         ('threads = "two"', "threads is 'two'; use a whole number"),

@@ -134,7 +134,7 @@ def test_a_system_message_goes_first(run, host):
         (["chat"], b"a" * 1_000_000, "error: standard input has more than 262144 bytes, at most 262144 are taken"),
         (["chat", "a" * 1_000_000], b"", "error: the question has 1000000 bytes, at most 262144 are taken"),
         (["chat", "hi", "--system", " "], b"", "error: the system message is empty"),
-        (["chat", "hi", "--pack", "pyton"], b"", "error: no pack 'pyton' is installed; did you mean 'python'?"),
+        (["chat", "hi", "--pack", "pyton"], b"", "error: no pack 'pyton' is installed (did you mean 'python'?)"),
         (["chat", "hi", "--top-p", "2"], b"", "error: top_p is 2.0; use a number from 0 to 1"),
         (["chat", "hi", "--config", "absent.toml"], b"", "error: absent.toml does not exist"),
     ],
@@ -191,7 +191,7 @@ def test_help_packs_and_unknown_commands(run, host):
     assert "/new     forget the conversation" in done.out
     assert "python_code  1.0.0  domain" in done.out
     assert "tiny-base" not in done.out
-    assert "error: there is no command /pakcs; did you mean '/packs'?" in done.err
+    assert "error: there is no command /pakcs (did you mean '/packs'?)" in done.err
     assert host.asked == [[("user", "/usr/bin is what?")]]
     assert done.code == 0
 

@@ -29,7 +29,7 @@ def test_version_is_that_of_the_distribution(run):
 def test_an_unknown_command_is_answered_with_the_nearest(run):
     done = run("chta")
     assert done.code == 2
-    assert "no command 'chta'; did you mean 'chat'?" in done.err
+    assert "no command 'chta' (did you mean 'chat'?)" in done.err
 
 
 def test_help_is_quick_and_imports_nothing_heavy():

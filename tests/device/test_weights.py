@@ -37,7 +37,8 @@ def test_quantised_values_stay_within_half_a_scale(tmp_path_factory, values):
     write_weights(path, {"w": values})
     scale = load_file(path)["w.scale"].astype(np.float32).repeat(32, -1)
     back = read_tensors(path, {"w": values.shape})["w"]
-    assert (np.abs(back - values) <= scale * 0.5001).all()
+    # a scale of subnormal values may itself vanish: they are lost, by less than 1e-38
+    assert (np.abs(back - values) <= scale * 0.5001 + 1e-38).all()
     # float16 steps by a thousandth, and by 6e-8 below its normal range
     assert (scale <= np.abs(values).reshape(len(values), -1, 32).max(-1).repeat(32, -1) / 127 * 1.001 + 6e-8).all()
 
@@ -142,7 +143,7 @@ def broken(path: Path, **changes):
     [
         ({"key.bias": None}, r"w lacks the tensor 'key\.bias'"),
         ({"key.bias": np.zeros(3, np.float32)}, r"'key\.bias' has shape \[3\], expected \[16\]"),
-        ({"key.bais": np.zeros(3, np.float32)}, r"unknown tensor 'key\.bais'; did you mean 'key\.bias'\?"),
+        ({"key.bais": np.zeros(3, np.float32)}, r"unknown tensor 'key\.bais' \(did you mean 'key\.bias'\?\)"),
         ({"key.bias": np.zeros(16, np.float64)}, r"'key\.bias' has dtype F64; use one of F32, F16, I8"),
         ({"key.bias": np.zeros(16, np.int8)}, r"'key\.bias' is I8 with shape \[16\].*multiple of 32"),
         ({"key.weight": np.zeros((16, 32), np.int8)}, r"lacks 'key\.weight\.scale'"),

@@ -111,7 +111,7 @@ def test_broken_plugins_never_stop_the_rest_and_are_listed_with_their_reason(tmp
     assert reasons["b_raises"] == ["RuntimeError: first line second line"]
     assert reasons["b_type"][0].startswith("TypeError: modularbase_packs must return a list")
     assert "{'everything'}" in reasons["b_signature"][0]
-    assert "unknown key 'licens'; did you mean 'licence'?" in reasons["b_mixed"][0]
+    assert "unknown key 'licens' (did you mean 'licence'?)" in reasons["b_mixed"][0]
     assert "model.safetensors is missing" in reasons["b_mixed"][1]
     assert reasons["c_good"][0].startswith("pack 'python_code' is already offered")
 
@@ -146,7 +146,7 @@ def test_a_pack_is_found_by_id_before_alias(tmp_path, offering):
     assert catalog.find("snake").id == "python"
     with pytest.raises(PackError, match=r"'chat' is an alias of several packs \(general_chat, python\); use an id"):
         catalog.find("chat")
-    with pytest.raises(PackError, match=r"no pack 'pyton' is installed; did you mean 'python'\?"):
+    with pytest.raises(PackError, match=r"no pack 'pyton' is installed \(did you mean 'python'\?\)"):
         catalog.find("pyton")
 
 

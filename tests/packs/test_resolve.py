@@ -90,7 +90,7 @@ def test_a_pack_for_another_base_is_incompatible():
         ),
         (catalog_of(*RESIDENT, manifest("other-base", "base", BASE)), None, "several bases are installed"),
         (catalog_of(*RESIDENT), "general_chat", "pack 'general_chat' is a system pack, not a base"),
-        (catalog_of(*RESIDENT), "tiny-bas", r"no pack 'tiny-bas' is installed; did you mean 'tiny-base'\?"),
+        (catalog_of(*RESIDENT), "tiny-bas", r"no pack 'tiny-bas' is installed \(did you mean 'tiny-base'\?\)"),
     ],
 )
 def test_what_is_lacking_is_told(catalog, base, told):

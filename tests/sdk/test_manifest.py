@@ -49,7 +49,7 @@ def plain(**changes):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"licens": "MIT"}, r"unknown key 'licens'; did you mean 'licence'\?; rename or remove it"),
+        ({"licens": "MIT"}, r"unknown key 'licens' \(did you mean 'licence'\?\); rename or remove it"),
         ({"id": ...}, "lacks the key 'id'; add it"),
         ({"schema": 2}, "schema is 2, this version reads 1; upgrade modularbase"),
         ({"schema": "1"}, "schema is '1'; expected 1"),
@@ -61,7 +61,7 @@ def plain(**changes):
         ({"type": "router"}, "architecture.kind is 'pack', but type 'router' needs 'router'"),
         ({"base": None}, "base is None, but type 'domain' needs the id of its base"),
         ({"base_compatibility": ["new"]}, "base_compatibility has the version 'new'"),
-        ({"dependencies": [{"id": "a", "versoin": "1"}]}, r"unknown key 'versoin'; did you mean 'version'\?"),
+        ({"dependencies": [{"id": "a", "versoin": "1"}]}, r"unknown key 'versoin' \(did you mean 'version'\?\)"),
         ({"dependencies": [{"version": ">=1"}]}, "dependencies has an entry without id"),
         ({"dependencies": ["reasoning"]}, r"dependencies is \['reasoning'\]; expected a list of objects"),
         ({"dependencies": [{"id": "a", "version": "newest"}]}, "dependency 'a' has the version 'newest'"),

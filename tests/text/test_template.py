@@ -69,7 +69,7 @@ def test_an_empty_prompt_is_refused(content: str) -> None:
 
 
 def test_an_unknown_role_names_the_nearest() -> None:
-    with pytest.raises(InputError, match=r"role 'usr'; use one of system, user, assistant; did you mean 'user'\?"):
+    with pytest.raises(InputError, match=r"role 'usr'; use one of system, user, assistant \(did you mean 'user'\?\)"):
         Message("usr", "Hi")
 
 

@@ -117,7 +117,7 @@ def test_a_stage_without_the_one_before_says_so(folder: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (("tokens = 1280", "tokenz = 1280"), "unknown key 'tokenz'; did you mean 'tokens'"),
+        (("tokens = 1280", "tokenz = 1280"), "unknown key 'tokenz' (did you mean 'tokens'"),
         (('stage = "base"', 'stage = "bass"'), "stage is 'bass'"),
         (("[0.5, 32]", "[0.5, 33]"), "not a multiple of the window 33"),
         (('name = "base"', "name ="), "is not TOML"),
