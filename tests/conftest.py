@@ -12,7 +12,6 @@ from tiny_packs import catalog_of, write_tiny_set
 from modularbase_core.config import EngineConfig
 from modularbase_core.host import Host, build
 
-
 # the same examples in every run; `--hypothesis-profile default` looks for new ones
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
