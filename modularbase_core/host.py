@@ -261,7 +261,8 @@ class Parts:
         """Load a pack into a slot, into the memory of the one that was there where they are of one shape."""
         pack = self._by_id[pack_id]
         executable = self._executable(pack)
-        self.budget.admit(pack_id, _pack_bytes(executable.meta, self._pack_pages))
+        if pack_id != self.lineup.general_chat.id:  # a resident, planned by itself, takes no slot
+            self.budget.admit(pack_id, _pack_bytes(executable.meta, self._pack_pages))
         assert isinstance(pack.manifest.architecture, PackArchitecture)
         values = read_weights(pack.pack.weights, pack.manifest.architecture)  # before the old pack is given up
         if old is not None and old.weights.executable is executable:

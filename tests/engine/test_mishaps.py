@@ -157,6 +157,20 @@ def test_bad_routing_keys_refuse_their_pack_alone(tiny_packs: dict[str, Path], c
             list(host.chat([HELLO], GREEDY, packs=["python"]))
 
 
+def test_general_chat_answers_where_no_other_pack_is_installed(tiny_packs: dict[str, Path], cache: Path) -> None:
+    alone = {name: path for name, path in tiny_packs.items() if name != "python_code"}
+    with build(EngineConfig(cache_dir=cache), catalog=catalog_of(alone)) as host:
+        assert host.budget.slot_bytes == 0
+        assert say(host, [HELLO])
+
+
+def test_general_chat_may_be_larger_than_every_slot(tiny_packs: dict[str, Path], cache: Path, tmp_path: Path) -> None:
+    large = write_pack(tmp_path / "general_chat", manifest("general_chat", "system", replace(PACK, layers=6)))
+    with build(EngineConfig(cache_dir=cache), catalog=catalog_of({**tiny_packs, "general_chat": large})) as host:
+        assert say(host, [HELLO])
+        assert text_of(list(host.chat([HELLO], GREEDY, packs=["python"])))
+
+
 def test_a_pack_too_big_for_the_memory_is_refused_and_the_others_run(
     tiny_packs: dict[str, Path], cache: Path, tmp_path: Path
 ) -> None:
