@@ -1,11 +1,18 @@
-"""The hooks that ModularBase calls; a plugin implements them with `markers.hookimpl`."""
+"""The hooks that ModularBase calls; a plugin implements them with `markers.hookimpl`.
+
+What ModularBase does by itself is written as implementations of the same hooks (`host.builtin`). No hook runs
+inside the token loop, but for a fusion that was asked for by name. docs/hooks.md has an example of each.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pluggy
 
+from modularbase_core.sdk.events import PackEvicted, PackLoaded, TurnFinished
+from modularbase_core.sdk.fusion import Fusion
 from modularbase_core.sdk.markers import PROJECT
 from modularbase_core.sdk.pack import Pack
 
@@ -16,3 +23,57 @@ _hookspec = pluggy.HookspecMarker(PROJECT)
 @_hookspec
 def modularbase_packs() -> Sequence[Pack]:  # type: ignore[empty-body]
     """Offer packs. Called once at start; import nothing heavy and read no weights here."""
+
+
+@_hookspec
+def modularbase_scores(message: str, scores: Mapping[str, float]) -> Mapping[str, float] | None:
+    """Change or add scores (0..1, by pack id) before packs are chosen; return those that differ, or None.
+
+    message: the user's message; empty where the caller gave tokens. Called once a turn that is routed.
+    """
+
+
+@_hookspec(firstresult=True)
+def modularbase_route(message: str, scores: Mapping[str, float], packs: Sequence[str]) -> Sequence[str] | None:
+    """Choose the packs of a turn, the heaviest first, in place of the router; None leaves the choice to others.
+
+    packs: the ids that may be chosen. The first answer counts.
+    """
+
+
+@_hookspec
+def modularbase_fusions() -> Sequence[Fusion]:  # type: ignore[empty-body]
+    """Offer ways of blending several packs' outputs, to be named as `fusion` in the settings."""
+
+
+@_hookspec(firstresult=True)
+def modularbase_fallback(pack_id: str, candidates: Sequence[str]) -> Sequence[str] | None:
+    """Name the packs that answer when `pack_id` cannot be loaded, of `candidates`; the first answer counts."""
+
+
+@_hookspec
+def modularbase_importance(role: str, text: str, age: int) -> float | None:  # type: ignore[empty-body]
+    """Judge a segment of the conversation: 0 is dropped first, 1 stays; None has no opinion, the highest counts.
+
+    role: system, user or assistant. age: turns since; 0 is the running one.
+    """
+
+
+@_hookspec
+def modularbase_pack_loaded(event: PackLoaded) -> None:
+    """Hear that a pack was brought into a slot."""
+
+
+@_hookspec
+def modularbase_pack_evicted(event: PackEvicted) -> None:
+    """Hear that a pack left its slot."""
+
+
+@_hookspec
+def modularbase_turn_finished(event: TurnFinished) -> None:
+    """Hear that an answer ended."""
+
+
+@_hookspec
+def modularbase_targets() -> Mapping[str, Mapping[str, Any]]:  # type: ignore[empty-body]
+    """Offer targets for `modularbase compile --target NAME`, as `device.target.Target.to_dict` describes one."""

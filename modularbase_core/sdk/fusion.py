@@ -1,0 +1,22 @@
+"""How several packs' outputs become one: a weight for each pack at each token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """A way of blending, found by its name.
+
+    weigh(weights, gram) returns [T, N] float32, whose rows should add up to 1: what share each of N packs has in
+    each of T tokens. weights: [N], the route's, heaviest first. gram: [T, N, N], the inner products of the packs'
+    outputs, divided by their width; None unless `compares`. Arrays are numpy's. Called for every token; never for
+    a single pack, which passes untouched.
+    """
+
+    name: str
+    weigh: Callable[[Any, Any], Any]  # Any: numpy arrays, which this package does not import
+    compares: bool = False
