@@ -52,7 +52,7 @@ def modularbase_fallback(pack_id: str, candidates: Sequence[str]) -> Sequence[st
 
 
 @_hookspec
-def modularbase_importance(role: str, text: str, age: int) -> float | None:  # type: ignore[empty-body]
+def modularbase_importance(role: str, text: str, age: int) -> float | None:
     """Judge a segment of the conversation: 0 is dropped first, 1 stays; None has no opinion, the highest counts.
 
     role: system, user or assistant. age: turns since; 0 is the running one.
