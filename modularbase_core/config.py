@@ -37,7 +37,9 @@ class EngineConfig:
 
     threads: 0 is one per physical core. slots: on-demand packs held at once. hot_tokens: tokens of context kept in
     memory, over all sequences. memory_bytes: all that weights, slots, pages and workspace may take.
-    max_prompt_bytes: longest message taken, in UTF-8 bytes.
+    max_prompt_bytes: longest message taken, in UTF-8 bytes. threshold: the score, 0..1, from which a pack answers.
+    packs_per_turn: most packs that the router chooses. fusion: how several packs' outputs are blended, by name.
+    contradiction: a pack whose output's cosine with the leading pack's is below it has no say at that token; -1 is off.
     """
 
     base: str | None = None
@@ -48,6 +50,10 @@ class EngineConfig:
     hot_tokens: int = 8192
     memory_bytes: int = 4 << 30
     max_prompt_bytes: int = 256 << 10
+    threshold: float = 0.5
+    packs_per_turn: int = 1
+    fusion: str = "mean"
+    contradiction: float = 0.0
 
     def __post_init__(self) -> None:
         if self.device not in ("cpu", "cuda"):
@@ -58,10 +64,15 @@ class EngineConfig:
             ("hot_tokens", 1024, 1 << 24),
             ("memory_bytes", 1 << 20, 1 << 48),
             ("max_prompt_bytes", 1, 1 << 30),
+            ("packs_per_turn", 1, 64),
         ):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise ConfigError(f"{name} is {value!r}; use a whole number from {low} to {high}")
+        for name, least, most in (("threshold", 0.0, 1.0), ("contradiction", -1.0, 1.0)):
+            number = getattr(self, name)
+            if isinstance(number, bool) or not isinstance(number, (int, float)) or not least <= number <= most:
+                raise ConfigError(f"{name} is {number!r}; use a number from {least:g} to {most:g}")
 
     @classmethod
     def read(cls, path: Path) -> EngineConfig:
@@ -86,7 +97,7 @@ class EngineConfig:
                 raise ConfigError(f"unknown setting {key!r}{nearest(key, known)}; rename or remove it")
         # Any, because the settings differ in type; __post_init__ checks the numbers
         settings: dict[str, Any] = dict(value)
-        for key in ("base", "device", "cache_dir"):
+        for key in ("base", "device", "cache_dir", "fusion"):
             if key in settings and not isinstance(settings[key], str):
                 raise ConfigError(f"{key} is {settings[key]!r}; use a string")
         if "cache_dir" in settings:

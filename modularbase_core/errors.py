@@ -9,7 +9,8 @@ ModularBaseError
 ├── TokenizerError        a tokenizer file that is missing, unreadable or of another kind
 ├── WeightsError          a weight file that is missing, truncated or of the wrong shape
 ├── PackError             a pack that cannot be found, resolved or loaded
-│   └── PackIncompatible  a pack made for another base
+│   ├── PackIncompatible  a pack made for another base
+│   └── PackUnloadable    a pack that is installed but cannot be brought into a slot
 ├── PluginError           an installed plugin whose code cannot be used
 ├── BudgetError           something that does not fit the planned memory
 └── ArtefactError         a compiled artefact that cannot be built, written or read
@@ -59,6 +60,14 @@ class PackError(ModularBaseError):
 
 class PackIncompatible(PackError):  # noqa: N818  # the name says what is wrong
     """A pack was made for another base."""
+
+
+class PackUnloadable(PackError):  # noqa: N818  # the name says what is wrong
+    """A pack that is installed cannot be brought into a slot. pack_id: which; its cause says why."""
+
+    def __init__(self, pack_id: str, cause: ModularBaseError) -> None:
+        super().__init__(f"{pack_id} cannot be loaded ({cause})")
+        self.pack_id = pack_id
 
 
 class PluginError(ModularBaseError):

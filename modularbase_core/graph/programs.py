@@ -57,7 +57,8 @@ def programs(architecture: Architecture) -> tuple[Program, ...]:
         return (
             Program("understand", _Understand(network), (Input("tokens", INT, ("T",)), hidden_pages, *understanding)),
             Program("recall_hidden", _RecallHidden(), (_fixed(hidden_pages), Input("slots", INT, ("T",)))),
-            Program("mix", _Mix(), (_rows("total", size), _rows("part", size), Input("weight", FLOAT, (1,)))),
+            Program("mix", _Mix(), (_rows("total", size), _rows("part", size), Input("weight", FLOAT, ("T",)))),
+            Program("compare", _Compare(), (_rows("left", size), _rows("right", size))),
             Program("fuse", _Fuse(network), (_rows("mixed", size), rows, *fusion)),
         )
     if isinstance(network, Pack) and isinstance(architecture, PackArchitecture):
@@ -98,7 +99,14 @@ class _RecallHidden(nn.Module):
 
 class _Mix(nn.Module):
     def forward(self, total: Tensor, part: Tensor, weight: Tensor) -> Tensor:
-        return total + part * weight
+        return total + part * weight[:, None]
+
+
+class _Compare(nn.Module):
+    """Inner products of rows, divided by their width; in float32, as squares of float16 may exceed it."""
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return (left.float() * right.float()).sum(-1) / left.shape[-1]
 
 
 class _Fuse(nn.Module):

@@ -35,12 +35,12 @@ class Hooks:
                     out[pack_id] = min(1.0, max(0.0, float(score)))
         return out
 
-    def route(self, message: str, scores: Mapping[str, float], packs: Sequence[str]) -> list[str] | None:
-        """Return the packs that a plugin chooses, those that exist, or None."""
+    def route(self, message: str, scores: Mapping[str, float], packs: Sequence[str]) -> tuple[str, list[str]] | None:
+        """Return the plugin that chooses the packs, by name, and what it chooses, those that exist; or None."""
         for name, chosen in self._each("modularbase_route", message=message, scores=dict(scores), packs=tuple(packs)):
             fitting = [pack for pack in dict.fromkeys(self._checked(name, list, chosen)) if pack in packs]
             if fitting:
-                return fitting
+                return name, fitting
         return None
 
     def fusions(self) -> dict[str, Fusion]:
@@ -53,7 +53,7 @@ class Hooks:
         return out
 
     def fallback(self, pack_id: str, candidates: Sequence[str]) -> list[str]:
-        """Return which of `candidates` answer for a pack that cannot be loaded, perhaps none."""
+        """Return which of `candidates` may answer for a pack that cannot be loaded, the best first, perhaps none."""
         for name, chosen in self._each("modularbase_fallback", pack_id=pack_id, candidates=tuple(candidates)):
             fitting = [pack for pack in dict.fromkeys(self._checked(name, list, chosen)) if pack in candidates]
             if fitting:

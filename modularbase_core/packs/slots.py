@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from modularbase_core.errors import BudgetError
+from modularbase_core.errors import BudgetError, ModularBaseError, PackUnloadable
 
 Loaded = TypeVar("Loaded")
 
@@ -60,12 +60,20 @@ class Slots(Generic[Loaded]):
         wanted = [slot for slot in self._slots if slot.holds == 0 and slot.pack_id not in pack_ids]
         return len(missing) <= len(wanted)
 
+    def fitting(self, pack_ids: Sequence[str]) -> list[str]:
+        """Return those of `pack_ids` that could be held together if nothing else were: the first ones where too many.
+
+        Residents take no slot.
+        """
+        taking = [pack_id for pack_id in pack_ids if pack_id not in self.residents]
+        return [pack_id for pack_id in pack_ids if pack_id not in taking[self.on_demand :]]
+
     @contextmanager
     def hold(self, pack_ids: Sequence[str]) -> Iterator[list[Slot[Loaded]]]:
         """Bring all these packs in, or none, and keep them until the block ends.
 
-        Raises BudgetError when there are not enough free slots for all of them; then nothing has changed. What the
-        loader raises goes through; then the slots are as before, but for packs evicted to make room.
+        Raises BudgetError when there are not enough free slots for all of them; then nothing has changed. Raises
+        PackUnloadable when the loader refuses one; then the slots are as before, but for packs evicted to make room.
         """
         if not self.can_hold(pack_ids):
             missing = [pack_id for pack_id in pack_ids if self._find(pack_id) is None]
@@ -101,7 +109,10 @@ class Slots(Generic[Loaded]):
         free = [slot for slot in self._slots if slot.holds == 0]
         slot = min(free, key=lambda one: (one.pack_id is not None, one.used))
         old, slot.pack_id, slot.content = slot.content, None, None  # a failed load leaves the slot empty
-        slot.content = self.load(pack_id, old)
+        try:
+            slot.content = self.load(pack_id, old)
+        except ModularBaseError as error:
+            raise PackUnloadable(pack_id, error) from error
         slot.pack_id = pack_id
         slot.holds += 1
         return slot

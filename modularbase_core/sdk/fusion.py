@@ -12,9 +12,10 @@ class Fusion:
     """A way of blending, found by its name.
 
     weigh(weights, gram) returns [T, N] float32, whose rows should add up to 1: what share each of N packs has in
-    each of T tokens. weights: [N], the route's, heaviest first. gram: [T, N, N], the inner products of the packs'
-    outputs, divided by their width; None unless `compares`. Arrays are numpy's. Called for every token; never for
-    a single pack, which passes untouched.
+    each of T tokens; or [N], the same for every token. weights: [N], the route's, heaviest first. gram: [T, N, N],
+    the inner products of the packs' outputs, divided by their width; None unless `compares`. Arrays are numpy's.
+    Called for every token; never for a single pack, which passes untouched. A token's shares must not depend on the
+    other tokens of a call: they may be another conversation's. One that raises is replaced by the mean.
     """
 
     name: str

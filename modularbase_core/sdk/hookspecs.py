@@ -48,7 +48,10 @@ def modularbase_fusions() -> Sequence[Fusion]:  # type: ignore[empty-body]
 
 @_hookspec(firstresult=True)
 def modularbase_fallback(pack_id: str, candidates: Sequence[str]) -> Sequence[str] | None:
-    """Name the packs that answer when `pack_id` cannot be loaded, of `candidates`; the first answer counts."""
+    """Name who may answer when `pack_id` cannot be loaded, of `candidates`, the best first; the first answer counts.
+
+    The best takes the share of `pack_id`, beside the turn's other packs. If it fails too, this is asked for it in turn.
+    """
 
 
 @_hookspec

@@ -6,14 +6,16 @@ reaches the threshold, general chat answers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from collections.abc import Sequence as Sequence_
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modularbase_core.device.executable import BoundProgram
 from modularbase_core.device.weights import Routing
+from modularbase_core.packs.hooks import Hooks
 from modularbase_core.turn.rows import RowBuffers
 from modularbase_core.turn.sequence import Sequence
 from modularbase_core.turn.stages import Route, RoutedPack
@@ -24,7 +26,7 @@ HEAD_TOKENS = TAIL_TOKENS = 128
 
 
 class Routes:
-    """The router's program and the keys of the packs that may be chosen."""
+    """The router's program and the keys of packs. packs: every id that may be chosen; hooks: what plugins say."""
 
     def __init__(
         self,
@@ -34,16 +36,30 @@ class Routes:
         understanding: Understanding,
         buffers: RowBuffers,
         *,
+        packs: Sequence_[str] = (),
+        hooks: Hooks | None = None,
         threshold: float = 0.5,
         packs_per_turn: int = 1,
     ) -> None:
+        self.packs = tuple(packs) or tuple(keys)
         self._route, self._keys, self._fallback = route, keys, fallback
         self._understanding, self._buffers = understanding, buffers
-        self._threshold, self._packs_per_turn = threshold, packs_per_turn
+        self._threshold, self._packs_per_turn, self._hooks = threshold, packs_per_turn, hooks
 
-    def choose(self, sequence: Sequence, start: int, end: int) -> Route:
-        """Route by the message at tokens start..end of `sequence`, already understood."""
+    def choose(self, sequence: Sequence, start: int, end: int, message: str = "") -> Route:
+        """Route by the message at tokens start..end of `sequence`, already understood; plugins see its text."""
         scores = self.scores(self._query(sequence, start, end)) if end > start and self._keys else {}
+        return self.decide(scores, message)
+
+    def decide(self, scores: Mapping[str, float], message: str = "") -> Route:
+        """Choose by scores as plugins change them, unless a plugin chooses itself."""
+        if self._hooks is not None:
+            changed = self._hooks.scores(message, {pack: scores.get(pack, 0.0) for pack in self.packs})
+            scores = {pack: score for pack, score in changed.items() if score or pack in scores}
+            picked = self._hooks.route(message, scores, self.packs)
+            if picked is not None:
+                plugin, pack_ids = picked
+                return _equally(pack_ids, scores, f"chosen by plugin {plugin}")
         return choose(scores, self._fallback, threshold=self._threshold, packs_per_turn=self._packs_per_turn)
 
     def scores(self, query: NDArray[np.float32]) -> dict[str, float]:
@@ -71,12 +87,46 @@ def choose(scores: Mapping[str, float], fallback: str, *, threshold: float, pack
     best = sorted((pack for pack in scores if scores[pack] >= threshold), key=lambda pack: (-scores[pack], pack))
     chosen = best[:packs_per_turn]
     if not chosen:
-        return Route((RoutedPack(fallback, 1.0, None),), dict(scores))
+        alone = RoutedPack(fallback, 1.0, scores.get(fallback), f"no pack reached {threshold:g}")
+        return Route((alone,), dict(scores), abstained=True)
+    reason = f"over the threshold {threshold:g}"
     total = sum(scores[pack] for pack in chosen)
-    return Route(tuple(RoutedPack(pack, scores[pack] / total, scores[pack]) for pack in chosen), dict(scores))
+    shares = [scores[pack] / total if total else 1.0 / len(chosen) for pack in chosen]
+    packs = (RoutedPack(pack, share, scores[pack], reason) for pack, share in zip(chosen, shares, strict=True))
+    return Route(tuple(packs), dict(scores))
 
 
 def force(pack_ids: Sequence_[str]) -> Route:
-    """Route to the packs that the user named, each once, equally weighted."""
+    """Route to the packs that the user named, each once, equally weighted; the first one leads."""
+    return _equally(pack_ids, {}, "forced")
+
+
+def trim(route: Route, kept: Container[str], slots: int) -> Route:
+    """Leave the packs that are not `kept` out, for want of slots; weights add up to 1 again."""
+    left_out = [pack.id for pack in route.packs if pack.id not in kept]
+    if not left_out:
+        return route
+    staying = [pack for pack in route.packs if pack.id in kept]
+    total = sum(pack.weight for pack in staying)
+    note = f"{', '.join(left_out)} left out: {slots} packs at once have a slot; name fewer packs or raise slots"
+    packs = tuple(replace(pack, weight=pack.weight / total) for pack in staying)
+    return replace(route, packs=packs, notes=(*route.notes, note))
+
+
+def stand_in(route: Route, pack_id: str, by: str, note: str) -> Route:
+    """Let `by` answer in place of `pack_id`, with its share; the heaviest first again."""
+    missing = next(pack for pack in route.packs if pack.id == pack_id)
+    if any(pack.id == by for pack in route.packs):
+        others = [pack for pack in route.packs if pack.id != pack_id]
+        packs = [replace(pack, weight=pack.weight + missing.weight) if pack.id == by else pack for pack in others]
+    else:
+        new = RoutedPack(by, missing.weight, route.scores.get(by), f"{pack_id} cannot be loaded")
+        packs = [new if pack.id == pack_id else pack for pack in route.packs]
+    packs.sort(key=lambda pack: -pack.weight)
+    return replace(route, packs=tuple(packs), notes=(*route.notes, note))
+
+
+def _equally(pack_ids: Sequence_[str], scores: Mapping[str, float], reason: str) -> Route:
     distinct = list(dict.fromkeys(pack_ids))
-    return Route(tuple(RoutedPack(pack, 1.0 / len(distinct), None) for pack in distinct))
+    packs = (RoutedPack(pack, 1.0 / len(distinct), scores.get(pack), reason) for pack in distinct)
+    return Route(tuple(packs), dict(scores))

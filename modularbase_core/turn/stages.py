@@ -9,21 +9,28 @@ from dataclasses import dataclass, field
 class RoutedPack:
     """One pack of a route.
 
-    weight: its share, a route's sum to 1. score: the router's, 0..1, None where it gave none.
+    weight: its share, a route's sum to 1. score: the router's, 0..1, None where it gave none. reason: why it is
+    here, a few words.
     """
 
     id: str
     weight: float
     score: float | None
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The packs that answer a turn, heaviest first, and every score the router gave."""
+    """The packs that answer a turn, heaviest first, and every score the router gave.
+
+    notes: what went wrong on the way and was mended, a sentence each. abstained: no pack reached the threshold, so
+    general chat answers.
+    """
 
     packs: tuple[RoutedPack, ...]
     scores: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    abstained: bool = False
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -33,11 +40,12 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """Event: who answers. notes: what went wrong on the way and was mended, a sentence each."""
+    """Event: who answers; see `Route`."""
 
     packs: tuple[RoutedPack, ...]
     scores: dict[str, float]
     notes: tuple[str, ...] = ()
+    abstained: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +63,8 @@ class Finished:
     """Event: the end.
 
     reason: stop, length or cancelled. text: what was still held back, to be shown too. stop: the stop string that
-    ended the answer; what was sampled of it stays in the caches, though it is not shown.
+    ended the answer; what was sampled of it stays in the caches, though it is not shown. notes: what went wrong since
+    the answer began and was mended, a sentence each.
     """
 
     reason: str
@@ -63,6 +72,7 @@ class Finished:
     prompt_tokens: int
     generated_tokens: int
     stop: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 Event = Routed | Token | Finished

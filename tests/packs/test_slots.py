@@ -4,7 +4,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from modularbase_core.errors import BudgetError
+from modularbase_core.errors import BudgetError, PackUnloadable
 from modularbase_core.packs.slots import Slots
 
 NAMES = st.lists(st.sampled_from("abcdef"), min_size=1, max_size=3, unique=True)
@@ -91,7 +91,7 @@ def test_a_load_that_fails_leaves_an_empty_slot_and_the_others_alone() -> None:
     slots: Slots[str] = Slots(load, 2)
     with slots.hold(["a"]):
         pass
-    with pytest.raises(BudgetError, match="too big"), slots.hold(["bad"]):
+    with pytest.raises(PackUnloadable, match="too big"), slots.hold(["bad"]):
         pass
     assert slots.loaded() == ["a"]
     with slots.hold(["a", "b"]):
