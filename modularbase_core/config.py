@@ -40,6 +40,8 @@ class EngineConfig:
     max_prompt_bytes: longest message taken, in UTF-8 bytes. threshold: the score, 0..1, from which a pack answers.
     packs_per_turn: most packs that the router chooses. fusion: how several packs' outputs are blended, by name.
     contradiction: a pack whose output's cosine with the leading pack's is below it has no say at that token; -1 is off.
+    pins: packs (ids or aliases) loaded at start and never evicted; a slot must stay free beside them. eviction: lru
+    or lfru. prefetch: bring likely packs in before they are asked for. host_cache_bytes: repacked weights kept mapped.
     """
 
     base: str | None = None
@@ -54,6 +56,10 @@ class EngineConfig:
     packs_per_turn: int = 1
     fusion: str = "mean"
     contradiction: float = 0.0
+    pins: tuple[str, ...] = ()
+    eviction: str = "lru"
+    prefetch: bool = True
+    host_cache_bytes: int = 1 << 30
 
     def __post_init__(self) -> None:
         if self.device not in ("cpu", "cuda"):
@@ -65,6 +71,7 @@ class EngineConfig:
             ("memory_bytes", 1 << 20, 1 << 48),
             ("max_prompt_bytes", 1, 1 << 30),
             ("packs_per_turn", 1, 64),
+            ("host_cache_bytes", 0, 1 << 48),
         ):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
@@ -73,6 +80,15 @@ class EngineConfig:
             number = getattr(self, name)
             if isinstance(number, bool) or not isinstance(number, (int, float)) or not least <= number <= most:
                 raise ConfigError(f"{name} is {number!r}; use a number from {least:g} to {most:g}")
+        self._check_slots()
+
+    def _check_slots(self) -> None:
+        if self.eviction not in ("lru", "lfru"):
+            raise ConfigError(f"eviction is {self.eviction!r}; use lru or lfru")
+        if not isinstance(self.prefetch, bool):
+            raise ConfigError(f"prefetch is {self.prefetch!r}; use true or false")
+        if not isinstance(self.pins, tuple) or not all(isinstance(word, str) for word in self.pins):
+            raise ConfigError(f"pins is {self.pins!r}; use a list of packs' ids")
 
     @classmethod
     def read(cls, path: Path) -> EngineConfig:
@@ -100,6 +116,8 @@ class EngineConfig:
         for key in ("base", "device", "cache_dir", "fusion"):
             if key in settings and not isinstance(settings[key], str):
                 raise ConfigError(f"{key} is {settings[key]!r}; use a string")
+        if isinstance(settings.get("pins"), list):
+            settings["pins"] = tuple(settings["pins"])
         if "cache_dir" in settings:
             settings["cache_dir"] = _folder("cache_dir", settings["cache_dir"])
         return cls(**settings)
