@@ -18,7 +18,8 @@ from modularbase_core.turn.stages import Event
 class Request:
     """One turn. token_ids: what to add to the sequence; question: where in them the user's message lies.
 
-    packs: the packs to use, or none to let the router choose.
+    message: that message's text, for plugins that route by it. packs: the packs to use, or none to let the router
+    choose.
     """
 
     sequence: Sequence
@@ -26,6 +27,7 @@ class Request:
     question: tuple[int, int]
     sampling: SamplingConfig
     packs: tuple[str, ...] = ()
+    message: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -33,7 +35,8 @@ class Running:
     """A request under way.
 
     token_id: the last one sampled, told but not in the caches; -1 while there is none. start: tokens of the
-    sequence before this turn, kept: what was pending then. error: what ended it, for its own caller alone.
+    sequence before this turn, kept: what was pending then. unloadable: packs that could not be
+    brought in for it. since: when it began, by the performance counter. error: what ended it, for its own caller alone.
     """
 
     request: Request
@@ -46,6 +49,8 @@ class Running:
     generated: int = 0
     start: int = 0
     kept: tuple[int, ...] = ()
+    unloadable: set[str] = field(default_factory=set)
     begun: bool = False
+    since: float = 0.0
     finished: bool = False
     error: Exception | None = None

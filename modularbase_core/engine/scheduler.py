@@ -5,8 +5,9 @@ Decides who runs when (in order of arrival, as packs can be held); what a turn d
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from collections.abc import Sequence as Sequence_
 from contextlib import ExitStack
 
@@ -14,17 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modularbase_core.engine.request import Request, Running
-from modularbase_core.errors import InputError, ModularBaseError
+from modularbase_core.errors import InputError, PackUnloadable
+from modularbase_core.packs.hooks import Hooks
 from modularbase_core.packs.slots import Slots
+from modularbase_core.sdk.events import TurnFinished
 from modularbase_core.text.stream import TextStream
 from modularbase_core.text.template import END
 from modularbase_core.text.tokenizer import Tokenizer
 from modularbase_core.turn.decode import Decoding
 from modularbase_core.turn.experts import PlacedPack
-from modularbase_core.turn.route import Routes, force
+from modularbase_core.turn.route import Routes, force, stand_in, trim
 from modularbase_core.turn.sample import Sampler
 from modularbase_core.turn.sequence import Sequence
-from modularbase_core.turn.stages import Event, Finished, Route, Routed, RoutedPack, Token
+from modularbase_core.turn.stages import Event, Finished, Routed, Token
 from modularbase_core.turn.understand import Understanding
 
 
@@ -42,9 +45,10 @@ class Engine:
         fallback: str,
         max_running: int,
         max_tokens: int,
+        hooks: Hooks | None = None,
     ) -> None:
         self.understanding, self.routes, self.slots, self.decoding = understanding, routes, slots, decoding
-        self._tokenizer, self._fallback = tokenizer, fallback
+        self._tokenizer, self._fallback, self._hooks = tokenizer, fallback, hooks
         self._max_running, self.max_tokens = max_running, max_tokens
         self._end = tokenizer.control(END)
         self._waiting: deque[Running] = deque()
@@ -147,16 +151,16 @@ class Engine:
         try:
             if not one.begun:
                 self._understand(one)
-            if not self.slots.can_hold(sequence.route.ids) and self._running:
+            if not self._hold(one):
                 return  # another request's packs fill the slots; this one is next when they are free
-            self._hold(one)
             active = [sequence, *(other.request.sequence for other in self._running)]
             for pack in one.placed.values():
                 pack.make_room(active)
             logits = self.decoding.prefill(sequence, one.placed)
             self._waiting.popleft()
             sequence.seen |= self._content(one.request.token_ids)
-            one.events.append(Routed(sequence.route.packs, sequence.route.scores, sequence.route.notes))
+            route = sequence.route
+            one.events.append(Routed(route.packs, route.scores, (*route.notes, *self._faults()), route.abstained))
             self._take(one, logits)
         except BaseException as error:
             self._waiting = deque(other for other in self._waiting if other is not one)
@@ -174,14 +178,15 @@ class Engine:
     def _understand(self, one: Running) -> None:
         request, sequence = one.request, one.request.sequence
         one.start, one.kept = sequence.table.tokens, tuple(sequence.pending)
-        one.begun = True
+        one.begun, one.since = True, time.perf_counter()
         self.understanding.ingest(sequence, [*sequence.pending, *request.token_ids])
         sequence.pending.clear()
         if request.packs:
-            sequence.route = force(request.packs)
+            route = force(request.packs)
         else:
             first, end = (one.start + len(one.kept) + index for index in request.question)
-            sequence.route = self.routes.choose(sequence, first, end)
+            route = self.routes.choose(sequence, first, end, request.message)
+        sequence.route = trim(route, self.slots.fitting(route.ids), self.slots.on_demand)
 
     def _fail(self, one: Running, error: BaseException, tokens: int) -> None:
         """End a request by an error, its sequence taken back to the first `tokens` tokens."""
@@ -198,21 +203,28 @@ class Engine:
         one.error = error if isinstance(error, Exception) else None
         one.holds.close()
 
-    def _hold(self, one: Running) -> None:
-        """Bring the route's packs in; one that cannot be loaded gives way to general chat, unless it was named."""
+    def _hold(self, one: Running) -> bool:
+        """Bring the route's packs in, or others for those that cannot be loaded; False where they must wait."""
         sequence = one.request.sequence
-        while True:
+        while self.slots.can_hold(sequence.route.ids) or not self._running:
             try:
                 with ExitStack() as stack:
                     slots = stack.enter_context(self.slots.hold(sequence.route.ids))
                     one.placed = {slot.pack_id or "": slot.content for slot in slots if slot.content is not None}
                     one.holds = stack.pop_all()
-                return
-            except ModularBaseError as error:
-                if one.request.packs or sequence.route.ids == (self._fallback,):
-                    raise
-                note = f"{', '.join(sequence.route.ids)} cannot be used ({error}); {self._fallback} answers"
-                sequence.route = Route((RoutedPack(self._fallback, 1.0, None),), sequence.route.scores, (note,))
+                return True
+            except PackUnloadable as error:
+                one.unloadable.add(error.pack_id)
+                by = self._substitute(error.pack_id, one.unloadable)
+                note = f"{error}; {by} answers in its place"
+                sequence.route = stand_in(sequence.route, error.pack_id, by, note)
+        return False
+
+    def _substitute(self, pack_id: str, unloadable: Collection[str]) -> str:
+        """Ask plugins who answers for a pack that cannot be loaded; general chat, which is always there, by default."""
+        candidates = [pack for pack in self.routes.packs if pack not in unloadable]
+        named = self._hooks.fallback(pack_id, candidates) if self._hooks is not None else []
+        return named[0] if named else self._fallback
 
     def _take(self, one: Running, logits: NDArray[np.float32]) -> None:
         sampled = one.sampler.sample(logits)
@@ -237,9 +249,17 @@ class Engine:
             one.token_id = -1
         text = "" if one.stream.stop is not None else one.stream.finish()
         prompt = len(one.request.token_ids)
-        one.events.append(Finished(reason, text, prompt, one.generated, one.stream.stop))
         one.finished = True
         one.holds.close()
+        if self._hooks is not None and one.begun:
+            route = one.request.sequence.route
+            packs, seconds = {pack.id: pack.weight for pack in route.packs}, time.perf_counter() - one.since
+            self._hooks.turn_finished(TurnFinished(packs, route.scores, reason, prompt, one.generated, seconds))
+        one.events.append(Finished(reason, text, prompt, one.generated, one.stream.stop, self._faults()))
+
+    def _faults(self) -> tuple[str, ...]:
+        """Return what went wrong in plugins since it was last asked for."""
+        return (*(self._hooks.take_faults() if self._hooks is not None else ()), *self.decoding.take_faults())
 
     def _content(self, token_ids: Sequence_[int]) -> set[int]:
         """Return the ids that stand for text: a repetition penalty on <|end|> would draw answers out."""

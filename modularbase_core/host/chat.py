@@ -98,6 +98,7 @@ class Host:
             question=rendered.question,
             sampling=sampling,
             packs=chosen,
+            message=messages[-1].content,
         )
         self._answering = self._answer(conversation, messages, request)
         return self._answering

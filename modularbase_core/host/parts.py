@@ -5,7 +5,7 @@ Nothing is allocated before the budget admits it. The one place that knows every
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +18,13 @@ from modularbase_core.device.metadata import read_meta
 from modularbase_core.device.target import Target, cpu_target, cuda_target
 from modularbase_core.device.weights import Routing, read_routing, read_weights
 from modularbase_core.engine.scheduler import Engine
-from modularbase_core.errors import WeightsError
+from modularbase_core.errors import ConfigError, WeightsError, nearest
 from modularbase_core.host.memory import MAX_RUNNING, divide, pack_bytes, pages_of
 from modularbase_core.packs.catalog import Catalog, InstalledPack
+from modularbase_core.packs.hooks import Hooks
 from modularbase_core.packs.resolve import Lineup, line_up
 from modularbase_core.packs.slots import Slots
+from modularbase_core.sdk import fusion as sdk
 from modularbase_core.sdk.architecture import (
     PAGE_TOKENS,
     Architecture,
@@ -35,6 +37,7 @@ from modularbase_core.text.tokenizer import Tokenizer
 from modularbase_core.turn.decode import Decoding
 from modularbase_core.turn.experts import PlacedPack
 from modularbase_core.turn.fuse import Fusion
+from modularbase_core.turn.fusions import BUILTIN, Shares
 from modularbase_core.turn.route import Routes
 from modularbase_core.turn.rows import RowBuffers
 from modularbase_core.turn.understand import Understanding
@@ -47,8 +50,11 @@ PREFILL_ROWS = 256
 class Parts:
     """The floors of one model, from the packs on disk to the engine."""
 
-    def __init__(self, config: EngineConfig, catalog: Catalog, progress: Progress | None) -> None:
-        self.config, self.catalog = config, catalog
+    def __init__(
+        self, config: EngineConfig, catalog: Catalog, progress: Progress | None, hooks: Hooks | None = None
+    ) -> None:
+        self.config, self.catalog, self.hooks = config, catalog, hooks
+        self._fusion = self._named_fusion()
         self.lineup = line_up(catalog, config.base)
         architecture = self.lineup.base.manifest.architecture
         assert isinstance(architecture, BaseArchitecture)
@@ -75,10 +81,20 @@ class Parts:
         understanding = Understanding(
             weights.bind("understand"), weights.bind("recall_hidden"), hot, self._buffers, prefill_rows
         )
-        fusion = Fusion(weights.bind("mix"), weights.bind("fuse"), hot, self._buffers)
+        mix, compare, fuse = (weights.bind(program) for program in ("mix", "compare", "fuse"))
+        shares = Shares(self._fusion, self.config.contradiction)
+        fusion = Fusion(mix, compare, fuse, hot, self._buffers, shares)
         fallback = self.lineup.general_chat.id
         routes = Routes(
-            self._placed(self.lineup.router).bind("route"), self._keys(), fallback, understanding, self._buffers
+            self._placed(self.lineup.router).bind("route"),
+            self._keys(),
+            fallback,
+            understanding,
+            self._buffers,
+            packs=[one.id for one in self.lineup.routable],
+            hooks=self.hooks,
+            threshold=self.config.threshold,
+            packs_per_turn=self.config.packs_per_turn,
         )
         slots: Slots[PlacedPack] = Slots(self._load, self.config.slots)
         slots.add_resident(fallback)
@@ -91,6 +107,7 @@ class Parts:
             fallback=fallback,
             max_running=MAX_RUNNING,
             max_tokens=(self.budget.page_count - 1) * PAGE_TOKENS,
+            hooks=self.hooks,
         )
 
     def _compile(self, progress: Progress | None) -> dict[str, Path]:
@@ -127,6 +144,14 @@ class Parts:
         weights.fill(values)
         return PlacedPack(pack_id, weights, pages, pack.manifest.architecture.window)
 
+    def _named_fusion(self) -> sdk.Fusion:
+        """Find the fusion that the settings name; raises ConfigError where nobody offers it."""
+        offered = {one.name: one for one in BUILTIN} | (self.hooks.fusions() if self.hooks else {})
+        name = self.config.fusion
+        if name not in offered:
+            raise ConfigError(f"fusion is {name!r}, which is not there{nearest(name, offered)}; use {_either(offered)}")
+        return offered[name]
+
     def _keys(self) -> dict[str, Routing]:
         """Read the packs' routing keys; a pack whose keys cannot be read is refused and stops no other."""
         architecture = self.lineup.router.manifest.architecture
@@ -143,6 +168,11 @@ class Parts:
         routable = tuple(one for one in self.lineup.routable if one.id not in refused)
         self.lineup = replace(self.lineup, routable=routable, refused={**self.lineup.refused, **refused})
         return keys
+
+
+def _either(names: Iterable[str]) -> str:
+    *rest, last = names
+    return f"{', '.join(rest)} or {last}" if rest else last
 
 
 def target_of(device: str) -> Target:

@@ -82,6 +82,10 @@ class Decoding:
         assert out is not None
         return out
 
+    def take_faults(self) -> list[str]:
+        """Return what went wrong in the fusion since this was last asked, a sentence each."""
+        return self._fusion.shares.take_faults()
+
     def release(self, sequence: Sequence) -> None:
         """Give a sequence's hot pages back."""
         self._hot.pool.release(sequence.table)

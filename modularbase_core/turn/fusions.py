@@ -64,7 +64,8 @@ def cosines(gram: Floats) -> Floats:
     lengths = np.sqrt(np.diagonal(gram, axis1=1, axis2=2))
     with np.errstate(all="ignore"):
         ratio = gram / (lengths[:, :, None] * lengths[:, None, :])
-    return np.where(np.isfinite(ratio), np.clip(ratio, -1, 1), np.float32(0))
+    clipped: Floats = np.where(np.isfinite(ratio), np.clip(ratio, -1, 1), np.float32(0))
+    return clipped
 
 
 def mean(weights: Floats, gram: Floats | None) -> Floats:
@@ -77,7 +78,7 @@ def attention(weights: Floats, gram: Floats | None) -> Floats:
 
     a[p, q] = softmax over q of (g cos(p, q) + log w[q]), share[q] = sum over p of w[p] a[p, q]. Cosines and the scale
     g = log2(N^2 - N) are those of query-key normalisation (Henry et al., 2020, arXiv 2010.04245), as outputs are of
-    any length; the prior w makes packs that all agree, or all differ alike, keep the shares they were routed with.
+    any length; with the prior w, packs that all agree keep the shares that they were routed with.
     """
     assert gram is not None
     count = len(weights)
@@ -86,7 +87,7 @@ def attention(weights: Floats, gram: Floats | None) -> Floats:
     total = attended[:, :, 0]
     for pack in range(1, count):
         total = total + attended[:, :, pack]
-    share = weights[0] * (attended[:, 0] / total[:, 0, None])
+    share: Floats = weights[0] * (attended[:, 0] / total[:, 0, None])
     for pack in range(1, count):
         share = share + weights[pack] * (attended[:, pack] / total[:, pack, None])
     return share
