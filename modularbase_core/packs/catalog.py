@@ -1,7 +1,7 @@
-"""The installed packs: found through entry points, listed with whatever is broken and why.
+"""The installed packs: which plugins offer them, listed with whatever is broken and why.
 
-Reads manifests alone, no weights. One broken plugin never stops the rest. Whether packs fit together is
-decided in `resolve`.
+Reads manifests alone, no weights. Of several versions of one pack the newest is listed, the others beside it.
+Whether packs fit together is decided in `resolve`.
 """
 
 from __future__ import annotations
@@ -10,15 +10,20 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from pathlib import Path
 
 import pluggy
 from importlib_metadata import EntryPoint, entry_points
+from packaging.version import Version
 
 from modularbase_core.errors import ModularBaseError, PackError, nearest
-from modularbase_core.sdk import hookspecs
+from modularbase_core.packs.limits import admitted
+from modularbase_core.packs.plugins import BrokenPlugin, LoadedPlugin, Plugins, plugin_manager
 from modularbase_core.sdk.manifest import Manifest
 from modularbase_core.sdk.markers import PROJECT
 from modularbase_core.sdk.pack import Pack
+
+__all__ = ["BrokenPlugin", "Catalog", "InstalledPack", "LoadedPlugin", "ShadowedPack", "discover", "plugin_manager"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,35 +39,45 @@ class InstalledPack:
         """The manifest's id."""
         return self.manifest.id
 
+    @property
+    def version(self) -> Version:
+        """The manifest's version, to compare."""
+        return Version(self.manifest.version)
+
 
 @dataclass(frozen=True, slots=True)
-class BrokenPlugin:
-    """A plugin, or one pack of it, that cannot be used, and why.
+class ShadowedPack:
+    """A sound pack that another of the same id is taken for, and why."""
 
-    pack: the pack's id, or its folder's name where no id can be read; empty for a whole plugin.
-    """
-
-    name: str
-    distribution: str
+    installed: InstalledPack
     reason: str
-    pack: str = ""
-
-    def is_called(self, word: str) -> bool:
-        """Whether `word` names the plugin, its distribution or the pack; - and _ are the same, as for pip."""
-        word = word.replace("-", "_").lower()
-        names = (self.pack,) if self.pack else (self.name, self.distribution)
-        return word in [name.replace("-", "_").lower() for name in names if name]
 
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """What is installed, in order of distribution and entry point."""
+    """What is installed, in order of distribution and entry point.
+
+    packs: one of each id, the newest. shadowed: the others. plugins: those that were loaded, none of the broken.
+    only: the names that plugins were limited to, None when they were not.
+    """
 
     packs: tuple[InstalledPack, ...] = ()
     broken: tuple[BrokenPlugin, ...] = ()
+    shadowed: tuple[ShadowedPack, ...] = ()
+    plugins: tuple[LoadedPlugin, ...] = ()
+    only: tuple[str, ...] | None = None
+
+    @property
+    def limits(self) -> str:
+        """Say what keeps plugins from being loaded and how to change it; empty when nothing does."""
+        if self.only is None:
+            return ""
+        if not self.only:
+            return "plugins are switched off; run without --no-plugins"
+        return f"plugins are limited to {', '.join(self.only)}; name more in --plugins or MODULARBASE_PLUGINS"
 
     def find(self, word: str) -> InstalledPack:
-        """Return the pack with this id, or else this alias.
+        """Return the pack with this id, or else this alias; of several versions the newest.
 
         Raises PackError with the reason when it is broken, naming the nearest word when there is none, and the ids
         when an alias is shared.
@@ -79,86 +94,80 @@ class Catalog:
         for broken in self.broken:
             if broken.is_called(word):
                 raise PackError(f"pack {word!r} is installed but broken: {broken.reason}")
+        if self.limits:
+            raise PackError(f"no pack {word!r} is loaded: {self.limits}")
         known = [name for one in self.packs for name in (one.id, *one.manifest.aliases)]
         raise PackError(f"no pack {word!r} is installed{nearest(word, known)}; `modularbase pack list` shows what is")
+
+    def versions(self, pack_id: str) -> tuple[InstalledPack, ...]:
+        """Return every installed pack of this id, the newest first."""
+        every = [*self.packs, *(one.installed for one in self.shadowed)]
+        return tuple(_newest_first(one for one in every if one.id == pack_id))
 
     def of_type(self, *types: str) -> tuple[InstalledPack, ...]:
         """Return the packs of these types."""
         return tuple(one for one in self.packs if one.manifest.type in types)
 
 
-def discover(manager: pluggy.PluginManager | None = None, found: Iterable[EntryPoint] | None = None) -> Catalog:
+def discover(
+    manager: pluggy.PluginManager | None = None,
+    found: Iterable[EntryPoint] | None = None,
+    *,
+    only: Sequence[str] | None = None,
+    store: Path | None = None,
+) -> Catalog:
     """Load the plugins that `found` (by default: what is installed) names and list their packs.
 
     manager: where the plugins are registered, a fresh one by default; plugins that it holds already count too.
-    What a plugin prints meanwhile goes to standard error.
+    only: the names of entry points or distributions to load, none of the others; raises ConfigError, naming the
+    nearest, on one that is not installed. store: where downloaded weights lie. What a plugin prints meanwhile goes
+    to standard error.
     """
+    entries = admitted(entry_points(group=PROJECT) if found is None else found, only)
+    plugins = Plugins(manager or plugin_manager())
     with redirect_stdout(sys.stderr):
-        return _discover(manager or plugin_manager(), found)
-
-
-def _discover(manager: pluggy.PluginManager, found: Iterable[EntryPoint] | None) -> Catalog:
-    sources, broken = _register(manager, entry_points(group=PROJECT) if found is None else found)
-    packs: dict[str, InstalledPack] = {}
-    for name, offered in _offers(manager, sources, broken):
-        for pack in offered:
-            try:
-                one = _installed(pack, sources.get(name, ""))
-                if one.id in packs:
-                    raise PackError(
-                        f"pack {one.id!r} is already offered by {packs[one.id].distribution}; uninstall one of the two"
-                    )
-            except ModularBaseError as error:
-                broken.append(BrokenPlugin(name, sources.get(name, ""), str(error), _name_of(pack)))
-            else:
-                packs[one.id] = one
-    return Catalog(tuple(packs.values()), tuple(broken))
-
-
-def plugin_manager() -> pluggy.PluginManager:
-    """Make a plugin manager that knows our hooks and no plugin."""
-    manager = pluggy.PluginManager(PROJECT)
-    manager.add_hookspecs(hookspecs)
-    return manager
-
-
-# pluggy's own loader has no try, and what a plugin's import or hook raises can be anything
-_ANYTHING = (Exception, SystemExit)
-
-
-def _register(manager: pluggy.PluginManager, found: Iterable[EntryPoint]) -> tuple[dict[str, str], list[BrokenPlugin]]:
-    sources: dict[str, str] = {}
-    broken = []
-    for entry in sorted(found, key=lambda entry: (_distribution(entry), entry.name)):
-        try:
-            manager.register(entry.load(), name=entry.name)
-            sources[entry.name] = _distribution(entry)
-        except _ANYTHING as error:
-            broken.append(BrokenPlugin(entry.name, _distribution(entry), _told(error)))
-    return sources, broken
-
-
-def _offers(
-    manager: pluggy.PluginManager, sources: dict[str, str], broken: list[BrokenPlugin]
-) -> Iterable[tuple[str, Sequence[Pack]]]:
-    for implementation in manager.hook.modularbase_packs.get_hookimpls():
-        name = implementation.plugin_name
-        try:
-            offered = implementation.function()
-            if not isinstance(offered, (list, tuple)) or not all(isinstance(pack, Pack) for pack in offered):
-                raise TypeError("modularbase_packs must return a list of modularbase_core.sdk.pack.Pack")
-        except _ANYTHING as error:
-            broken.append(BrokenPlugin(name, sources.get(name, ""), _told(error)))
+        plugins.load(entries)
+        offered = [(one, pack, _installed(pack, one, store)) for one, packs in plugins.offers for pack in packs]
+    broken = list(plugins.broken)
+    installed: dict[str, list[InstalledPack]] = {}
+    for plugin, pack, one in offered:
+        if isinstance(one, InstalledPack):
+            installed.setdefault(one.id, []).append(one)
         else:
-            yield name, offered
+            broken.append(BrokenPlugin(plugin.name, plugin.distribution, str(one), _name_of(pack)))
+    ranked = [_newest_first(versions) for versions in installed.values()]
+    return Catalog(
+        packs=tuple(first for first, *_ in ranked),
+        broken=tuple(broken),
+        shadowed=tuple(ShadowedPack(other, _shadow(other, first)) for first, *others in ranked for other in others),
+        plugins=tuple(plugins.loaded),
+        only=None if only is None else tuple(only),
+    )
 
 
-def _installed(pack: Pack, distribution: str) -> InstalledPack:
-    manifest = pack.manifest
-    for file in manifest.files:
-        if not (pack.directory / file).is_file():
-            raise PackError(f"{pack.directory / file} is missing; install {distribution or manifest.id} again")
-    return InstalledPack(pack, manifest, distribution)
+def _installed(pack: Pack, plugin: LoadedPlugin, store: Path | None) -> InstalledPack | ModularBaseError:
+    try:
+        manifest = pack.manifest
+        for file in manifest.files:
+            if not (pack.directory / file).is_file():
+                again = plugin.distribution or manifest.id
+                raise PackError(f"{pack.directory / file} is missing; install {again} again")
+    except ModularBaseError as error:
+        return error
+    return InstalledPack(pack, manifest, plugin.distribution)
+
+
+def _newest_first(packs: Iterable[InstalledPack]) -> list[InstalledPack]:
+    """Sort by version, the newest first, and packs of one version by distribution."""
+    by_distribution = sorted(packs, key=lambda one: one.distribution)
+    return sorted(by_distribution, key=lambda one: one.version, reverse=True)
+
+
+def _shadow(other: InstalledPack, first: InstalledPack) -> str:
+    source = first.distribution or "another plugin"
+    if other.version == first.version:
+        return f"{source} offers the same version {first.manifest.version} of {first.id!r}; uninstall one of the two"
+    return f"{source} offers {first.id!r} {first.manifest.version}, which is newer than {other.manifest.version}"
 
 
 def _name_of(pack: Pack) -> str:
@@ -166,12 +175,3 @@ def _name_of(pack: Pack) -> str:
         return pack.manifest.id
     except ModularBaseError:
         return pack.directory.name
-
-
-def _distribution(entry: EntryPoint) -> str:
-    return entry.dist.name if entry.dist else ""
-
-
-def _told(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, ModularBaseError) else f"{type(error).__name__}: {text}"
