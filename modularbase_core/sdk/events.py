@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class PackLoaded:
-    """A pack came into a slot. prefetched: before any turn asked for it."""
+    """A pack came into a slot. seconds: what loading took; prefetched: before any turn asked for it."""
 
     pack_id: str
     size_bytes: int
@@ -25,11 +26,20 @@ class PackEvicted:
 
 @dataclass(frozen=True, slots=True)
 class TurnFinished:
-    """An answer ended. packs: weight by id; reason: stop, length or cancelled."""
+    """An answer ended.
 
-    packs: dict[str, float]
-    scores: dict[str, float]
+    packs: each one's share of it, by id. scores: the router's, as plugins changed them; empty where the packs were
+    named. reason: stop, length or cancelled. seconds: from the first token read to the last written.
+    """
+
+    packs: Mapping[str, float]
+    scores: Mapping[str, float]
     reason: str
     prompt_tokens: int
     generated_tokens: int
     seconds: float
+
+    def __post_init__(self) -> None:
+        # a plugin that changes them changes nothing of the turn
+        object.__setattr__(self, "packs", dict(self.packs))
+        object.__setattr__(self, "scores", dict(self.scores))
