@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,12 @@ import torch
 from modularbase_core.graph.places import Windows
 from modularbase_core.train.ship import load_shipped
 
+Shares = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""From weights [N] and the packs' outputs [T, N, E] to shares [T, N]."""
+
 
 class Eager:
-    """Logits of whole sequences under a base and one pack. Valid up to the trained window."""
+    """Logits of whole sequences under a base and packs. Valid up to the trained window."""
 
     def __init__(self, packs: dict[str, Path], base: str) -> None:
         self._base = load_shipped(packs[base])
@@ -26,6 +30,15 @@ class Eager:
         place = Windows(1)
         hidden = self._base.understand(torch.tensor(token_ids), place)
         return self._base.fuse(self._packs[pack](hidden, place), place, torch.arange(len(token_ids))).numpy()
+
+    @torch.no_grad()
+    def blended(self, token_ids: list[int], weights: dict[str, float], shares: Shares) -> np.ndarray:
+        """Return [T, V] of several packs, each with its share of every token."""
+        place = Windows(1)
+        hidden = self._base.understand(torch.tensor(token_ids), place)
+        outputs = torch.stack([self._packs[pack](hidden, place) for pack in weights], 1)
+        mixed = (shares(torch.tensor(list(weights.values())), outputs)[:, :, None] * outputs).sum(1)
+        return self._base.fuse(mixed, place, torch.arange(len(token_ids))).numpy()
 
     def greedy(self, token_ids: list[int], pack: str, count: int, end: int) -> list[int]:
         """Return at most `count` tokens, each the most likely one, up to `end`."""

@@ -2,23 +2,21 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from eager import Eager
+from feeding import difference, fed, new_sequence, random_tokens
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_packs import PACK, WINDOW, catalog_of, manifest, write_pack
+from tiny_packs import WINDOW, catalog_of
 
 from modularbase_core.config import EngineConfig
 from modularbase_core.engine.request import Request
-from modularbase_core.engine.scheduler import Engine
 from modularbase_core.errors import BudgetError, InputError
-from modularbase_core.host import Host, Parts, build
+from modularbase_core.host import Host, Parts
 from modularbase_core.text.template import Message, render
 from modularbase_core.turn.route import force
 from modularbase_core.turn.sample import SamplingConfig
-from modularbase_core.turn.sequence import Sequence
-from modularbase_core.turn.stages import Event, Finished, Routed, Token
+from modularbase_core.turn.stages import Event, Finished, Token
 
 # up to here every token sees all before it, so attention without a window is the reference
 FULLY_VISIBLE = WINDOW.sink_tokens + WINDOW.recent_tokens + WINDOW.block_tokens
@@ -41,37 +39,6 @@ def tokens_of(events: list[Event]) -> list[int]:
 
 def text_of(events: list[Event]) -> str:
     return "".join(event.text for event in events if isinstance(event, (Token, Finished)))
-
-
-def random_tokens(count: int, seed: int = 0) -> list[int]:
-    return np.random.default_rng(seed).integers(5, 8192, count).tolist()
-
-
-def fed(engine: Engine, host_sequence: Sequence, token_ids: list[int], pack: str, pieces: list[int]) -> np.ndarray:
-    """Ingest tokens in pieces; a piece of one token that follows others is a decode step. Return the last logits."""
-    host_sequence.route = force([pack])
-    done, logits = 0, np.empty(0)
-    with engine.slots.hold([pack]) as slots:
-        placed = {pack: slots[0].content}
-        for piece in pieces:
-            part = token_ids[done : done + piece]
-            if piece == 1 and done:
-                logits = engine.decoding.step([host_sequence], part, placed)[0]
-            else:
-                engine.understanding.ingest(host_sequence, part)
-                logits = engine.decoding.prefill(host_sequence, placed)
-            done += piece
-    return logits
-
-
-def difference(got: np.ndarray, wanted: np.ndarray) -> float:
-    return float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted))
-
-
-def new_sequence(parts: Parts) -> Sequence:
-    from modularbase_core.context.page import PageTable
-
-    return Sequence(PageTable(parts.base.window))
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -197,37 +164,3 @@ def test_what_does_not_fit_the_memory_is_refused_before_it_is_loaded(tiny_packs:
     config = EngineConfig(cache_dir=cache, hot_tokens=4096, memory_bytes=4 << 20)
     with pytest.raises(BudgetError, match="needs"):
         Parts(config, catalog_of(tiny_packs), None)
-
-
-def test_more_packs_than_slots_are_refused_and_the_next_turn_works(tiny_packs: dict[str, Path], cache: Path) -> None:
-    more = {name: write_pack(tiny_packs["python_code"].parent / name, manifest(name, "domain", PACK)) for name in "ab"}
-    messages = [Message("user", "hi")]
-    with build(EngineConfig(cache_dir=cache, hot_tokens=4096), catalog=catalog_of({**tiny_packs, **more})) as host:
-        with pytest.raises(BudgetError, match="name fewer packs or raise slots"):
-            list(host.chat(messages, GREEDY, packs=["python", "a", "b"]))
-        assert text_of(list(host.chat(messages, GREEDY, packs=["a", "b"])))
-        assert text_of(list(host.chat(messages, GREEDY, packs=["python"])))  # one of them is evicted
-        assert len(host.engine.slots.loaded()) == 3
-
-
-def test_a_pack_that_cannot_be_loaded_gives_way_to_general_chat(
-    tiny_packs: dict[str, Path], cache: Path, tmp_path: Path
-) -> None:
-    import shutil
-
-    broken = tmp_path / "python_code"
-    shutil.copytree(tiny_packs["python_code"], broken)
-    weights = broken / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    catalog = catalog_of({**tiny_packs, "python_code": broken})
-    with build(EngineConfig(cache_dir=cache, hot_tokens=4096), catalog=catalog) as host:
-        host.engine.routes._threshold = 0.0  # whatever scores best is chosen
-        host.engine.routes._keys = {"python_code": host.engine.routes._keys["python_code"]}
-        events = list(host.chat([Message("user", "hi")], GREEDY))
-        assert isinstance(events[0], Routed)
-        assert [pack.id for pack in events[0].packs] == ["general_chat"]
-        assert len(events[0].notes) == 1
-        assert "python_code cannot be used" in events[0].notes[0]
-        with pytest.raises(Exception, match="truncated"):
-            list(host.chat([Message("user", "hi")], GREEDY, packs=["python"]))
-        assert text_of(list(host.chat([Message("user", "hi")], GREEDY)))
