@@ -42,7 +42,7 @@ def write_pack(directory: Path, described: Manifest, seed: int = 0) -> Path:
     """Write weights, routing keys, tokenizer and manifest of one pack; return its directory."""
     directory.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
-    shapes = parameter_shapes(described.architecture)
+    shapes = parameter_shapes(described.network)
     tensors = {name: random.normal(0, 0.05, shape).astype(np.float32) for name, shape in shapes.items()}
     for name in tensors:
         if "norm" in name:

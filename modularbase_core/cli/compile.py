@@ -88,7 +88,7 @@ def _build(
     packs: dict[str, list[str]] = {}
     builds: dict[str, Build] = {}
     for one in chosen:
-        architecture = one.manifest.architecture
+        architecture = one.manifest.network
         key = architecture_key(architecture)
         packs.setdefault(key, []).append(one.id)
         builds[key] = Build(architecture=architecture, target=machine, dtype=machine.dtype)

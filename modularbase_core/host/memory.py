@@ -20,18 +20,10 @@ MAX_RUNNING = 8
 
 def divide(config: EngineConfig, lineup: Lineup, metas: dict[str, ArtefactMeta]) -> tuple[BudgetPlan, int, Lineup]:
     """Divide the memory; also return the pages of each pack, and the line-up without packs too big for a slot."""
-    base_meta = metas[architecture_key(lineup.base.manifest.architecture)]
-    assert isinstance(lineup.base.manifest.architecture, BaseArchitecture)
-    window_pages = lineup.base.manifest.architecture.window.trained_tokens // PAGE_TOKENS + 1
-    if config.hot_tokens < window_pages * PAGE_TOKENS:
-        raise ConfigError(
-            f"hot_tokens is {config.hot_tokens} but {lineup.base.id} needs {window_pages * PAGE_TOKENS}; raise it"
-        )
+    base_meta, window_pages = _base(config, lineup, metas)
     pack_pages = MAX_RUNNING * window_pages
-    of_pack = {
-        one.id: pack_bytes(metas[architecture_key(one.manifest.architecture)], pack_pages) for one in lineup.routable
-    }
-    router_meta = metas[architecture_key(lineup.router.manifest.architecture)]
+    of_pack = {one.id: pack_bytes(metas[architecture_key(one.manifest.network)], pack_pages) for one in lineup.routable}
+    router_meta = metas[architecture_key(lineup.router.manifest.network)]
     resident = {
         lineup.base.id: planned_bytes(base_meta),
         lineup.router.id: planned_bytes(router_meta),
@@ -64,6 +56,23 @@ def divide(config: EngineConfig, lineup: Lineup, metas: dict[str, ArtefactMeta])
     return divided, pack_pages, replace(lineup, routable=routable, refused={**lineup.refused, **refused})
 
 
+def divide_for_routing(config: EngineConfig, lineup: Lineup, metas: dict[str, ArtefactMeta]) -> BudgetPlan:
+    """Divide the memory where base and router run alone; raises BudgetError and ConfigError as `divide` does."""
+    base_meta, window_pages = _base(config, lineup, metas)
+    return plan(
+        config.memory_bytes,
+        resident={
+            one.id: planned_bytes(metas[architecture_key(one.manifest.network)]) for one in (lineup.base, lineup.router)
+        },
+        slot_count=0,
+        slot_bytes=0,
+        page_bytes=HotPages.page_bytes(base_meta),
+        minimum_pages=window_pages,
+        maximum_pages=config.hot_tokens // PAGE_TOKENS,
+        workspace_bytes=sum(meta.workspace_bytes for meta in metas.values()) + ROW_BYTES,
+    )
+
+
 def pack_bytes(meta: ArtefactMeta, page_count: int) -> int:
     """Return the bytes of a pack in its place: weights and `page_count` pages."""
     return planned_bytes(meta) + page_count * bytes_per_page(pages_of(meta))
@@ -72,3 +81,15 @@ def pack_bytes(meta: ArtefactMeta, page_count: int) -> int:
 def pages_of(meta: ArtefactMeta) -> InputMeta:
     """Return the input of a pack's program that holds its pages."""
     return next(item for item in meta.programs["run"].inputs if item.name == "pages")
+
+
+def _base(config: EngineConfig, lineup: Lineup, metas: dict[str, ArtefactMeta]) -> tuple[ArtefactMeta, int]:
+    """Return the base's metadata and the pages that one sequence of its trained window takes."""
+    architecture = lineup.base.manifest.network
+    assert isinstance(architecture, BaseArchitecture)
+    pages = architecture.window.trained_tokens // PAGE_TOKENS + 1
+    if config.hot_tokens < pages * PAGE_TOKENS:
+        raise ConfigError(
+            f"hot_tokens is {config.hot_tokens} but {lineup.base.id} needs {pages * PAGE_TOKENS}; raise it"
+        )
+    return metas[architecture_key(architecture)], pages

@@ -62,7 +62,11 @@ def choose_base(catalog: Catalog, base_id: str | None = None) -> InstalledPack:
 
 def check_compatible(pack: Manifest, base: Manifest) -> None:
     """Raise PackIncompatible when `pack` was made for another base, or another version of it."""
-    if pack.base != base.id:
+    if pack.architecture is None:
+        raise PackIncompatible(
+            f"pack {pack.id!r} describes no network, so it cannot run; add its architecture to its manifest"
+        )
+    if pack.base not in (None, base.id):
         raise PackIncompatible(
             f"pack {pack.id!r} was made for base {pack.base!r}, not {base.id!r}; install {pack.base} or another pack"
         )
@@ -71,14 +75,14 @@ def check_compatible(pack: Manifest, base: Manifest) -> None:
             f"pack {pack.id!r} was made for {base.id} {' or '.join(pack.base_compatibility)}, "
             f"but {base.version} is installed; upgrade the pack or the base"
         )
-    assert isinstance(base.architecture, BaseArchitecture)
+    assert isinstance(base.network, BaseArchitecture)
     assert isinstance(pack.architecture, (PackArchitecture, RouterArchitecture))
-    if isinstance(pack.architecture, PackArchitecture) and pack.architecture.window != base.architecture.window:
+    if isinstance(pack.architecture, PackArchitecture) and pack.architecture.window != base.network.window:
         raise PackIncompatible(
             f"pack {pack.id!r} sees another window than {base.id} ({pack.architecture.window.trained_tokens} against "
-            f"{base.architecture.window.trained_tokens} tokens, or other blocks); train it with the base's window"
+            f"{base.network.window.trained_tokens} tokens, or other blocks); train it with the base's window"
         )
-    wanted, given = pack.architecture.base_hidden_size, base.architecture.blocks.hidden_size
+    wanted, given = pack.architecture.base_hidden_size, base.network.blocks.hidden_size
     if wanted != given:
         raise PackIncompatible(
             f"pack {pack.id!r} takes hidden states {wanted} wide, but {base.id} gives {given}; "

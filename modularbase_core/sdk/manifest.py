@@ -55,19 +55,24 @@ class Manifest:
     """
 
     id: str
-    name: str
+    name: str = ""
     version: str
-    type: str
-    architecture: Architecture
+    type: str = "domain"
+    architecture: Architecture | None = None
+    architecture_key: str | None = None
+    layers: int | None = None
+    hidden_size: int | None = None
     base: str | None = None
     base_compatibility: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
     keywords: tuple[str, ...] = ()
     dependencies: tuple[Dependency, ...] = ()
+    fallback: tuple[str, ...] = ()
     licence: str = ""
     size_mb: float = 0.0
     files: Mapping[str, str] = field(default_factory=dict)
+    downloads: Mapping[str, str] = field(default_factory=dict)
     description: str = ""
     schema: int = SCHEMA
 
@@ -76,21 +81,31 @@ class Manifest:
             raise ManifestError(f"schema is {self.schema}, this version reads {SCHEMA}; upgrade modularbase")
         for word in (self.id, *self.aliases):
             _check_id(word, "id or alias")
+        if not self.name:
+            object.__setattr__(self, "name", self.id)
         _version(self.version)
         if self.type not in KIND_OF_TYPE:
             raise ManifestError(f"type is {self.type!r}; use one of {', '.join(KIND_OF_TYPE)}")
-        if self.architecture.kind != KIND_OF_TYPE[self.type]:
+        if self.architecture is not None and self.architecture.kind != KIND_OF_TYPE[self.type]:
             raise ManifestError(
                 f"architecture.kind is {self.architecture.kind!r}, but type {self.type!r} needs "
                 f"{KIND_OF_TYPE[self.type]!r}; correct one of them"
             )
-        if (self.base is None) != (self.type == "base"):
-            told = f"type {self.type!r} needs the id of its base" if self.base is None else "a base has no base"
-            raise ManifestError(f"base is {self.base!r}, but {told}; correct base or type")
+        if self.base is not None and self.type == "base":
+            raise ManifestError(f"base is {self.base!r}, but a base has no base; correct base or type")
         for wanted in self.base_compatibility:
             _specifier(_as_specifier(wanted), "base_compatibility")
         for name, digest in self.files.items():
             _check_file(name, digest)
+
+    @property
+    def network(self) -> Architecture:
+        """The architecture; raises ManifestError when the manifest describes no network."""
+        if self.architecture is None:
+            raise ManifestError(
+                f"pack {self.id!r} describes no network, so it cannot run; add its architecture to its manifest"
+            )
+        return self.architecture
 
     def admits_base(self, version: str) -> bool:
         """Tell whether this pack was made for `version` of its base; no base_compatibility means any."""
@@ -122,7 +137,7 @@ class Manifest:
         for key in value:
             if key not in known:
                 raise ManifestError(f"unknown key {key!r}{nearest(key, known)}; rename or remove it")
-        for key in ("schema", "id", "name", "version", "type", "architecture"):
+        for key in ("id", "version"):
             if key not in value:
                 raise ManifestError(f"lacks the key {key!r}; add it")
         # Any, because each reader has its own type
@@ -135,9 +150,14 @@ class Manifest:
         for key in (item.name for item in fields(self)):
             value = getattr(self, key)
             plain[key] = list(value) if isinstance(value, tuple) else value
-        plain["architecture"] = architecture_to_dict(self.architecture)
+        for key in ("architecture", "architecture_key", "layers", "hidden_size", "base"):
+            if plain[key] is None:
+                del plain[key]
+        if self.architecture is not None:
+            plain["architecture"] = architecture_to_dict(self.architecture)
         plain["dependencies"] = [{"id": item.id, "version": item.version} for item in self.dependencies]
         plain["files"] = dict(self.files)
+        plain["downloads"] = dict(self.downloads)
         return plain
 
 
@@ -205,6 +225,12 @@ def _number(value: Any, key: str) -> float:
     return value
 
 
+def _count(value: Any, key: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+        raise ManifestError(f"{key} is {value!r}; expected a positive whole number")
+    return value
+
+
 def _schema(value: Any, key: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise ManifestError(f"{key} is {value!r}; expected {SCHEMA}")
@@ -249,14 +275,19 @@ _READERS: Final[Mapping[str, Callable[[Any, str], object]]] = {
     "version": _text,
     "type": _text,
     "architecture": _architecture,
+    "architecture_key": _text,
+    "layers": _count,
+    "hidden_size": _count,
     "base": _base,
     "base_compatibility": _texts,
     "aliases": _texts,
     "languages": _texts,
     "keywords": _texts,
     "dependencies": _dependencies,
+    "fallback": _texts,
     "licence": _text,
     "size_mb": _number,
     "files": _files,
+    "downloads": _files,
     "description": _text,
 }

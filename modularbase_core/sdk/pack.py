@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -20,10 +20,11 @@ from modularbase_core.sdk.manifest import (
 class Pack:
     """What lies in `directory`; nothing is read before it is asked for.
 
-    Two packs are equal when their directories are.
+    store: where downloaded files lie, each under its SHA-256. Two packs are equal when their directories are.
     """
 
     directory: Path
+    store: Path | None = field(default=None, compare=False)
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -35,22 +36,32 @@ class Pack:
         """The manifest's id."""
         return self.manifest.id
 
+    def path(self, name: str) -> Path:
+        """Return where the file `name` lies: in the directory, or else in the store if the manifest lists it.
+
+        Raises ManifestError when it has to read the manifest and cannot.
+        """
+        here = self.directory / name
+        if self.store is None or here.exists() or name not in self.manifest.files:
+            return here
+        return self.store / self.manifest.files[name]
+
     @property
     def weights(self) -> Path:
         """Where the network's weights lie."""
-        return self.directory / WEIGHTS_FILE
+        return self.path(WEIGHTS_FILE)
 
     @property
     def routing(self) -> Path:
         """Where the routing keys lie, if the pack brings any."""
-        return self.directory / ROUTING_FILE
+        return self.path(ROUTING_FILE)
 
     @property
     def tokenizer(self) -> Path:
         """Where a base's tokenizer lies."""
-        return self.directory / TOKENIZER_FILE
+        return self.path(TOKENIZER_FILE)
 
     @property
     def examples(self) -> Path:
         """Where example turns lie, if the pack brings any."""
-        return self.directory / EXAMPLES_FILE
+        return self.path(EXAMPLES_FILE)

@@ -21,7 +21,7 @@ def check_pack(directory: Path) -> Manifest:
     pack = Pack(directory)
     manifest = pack.manifest
     _check_files(directory, manifest)
-    check_shapes(pack.weights, read_header(pack.weights), parameter_shapes(manifest.architecture))
+    check_shapes(pack.weights, read_header(pack.weights), parameter_shapes(manifest.network))
     if pack.routing.exists():
         check_shapes(pack.routing, read_header(pack.routing), routing_shapes())
     if manifest.type == "base" and not pack.tokenizer.is_file():

@@ -55,8 +55,8 @@ def ship_recipe(path: Path, *, data: Path, runs: Path, quiet: bool = False) -> P
 def load_shipped(directory: Path) -> torch.nn.Module:
     """Build the network of a pack directory with its shipped weights, in float32."""
     manifest = Manifest.read(directory / "manifest.json")
-    network = build_network(manifest.architecture)
-    weights = read_weights(directory / WEIGHTS_FILE, manifest.architecture)
+    network = build_network(manifest.network)
+    weights = read_weights(directory / WEIGHTS_FILE, manifest.network)
     network.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
     return network.eval().requires_grad_(False)
 

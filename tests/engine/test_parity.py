@@ -102,7 +102,7 @@ def test_two_hundred_prompts_are_answered_as_eager_torch_answers_them(host: Host
 
 
 def test_the_shipped_set_gives_the_same_logits_in_chunks_whole_and_token_by_token(host: Host) -> None:
-    window = host.lineup.base.manifest.architecture.window  # type: ignore[union-attr]  # it is the base's
+    window = host.lineup.base.manifest.network.window  # type: ignore[union-attr]  # it is the base's
     token_ids = np.random.default_rng(0).integers(5, 8000, 5 * window.trained_tokens).tolist()
     ends = []
     for pieces in ([len(token_ids)], [700, 1, 1000, len(token_ids) - 1701], [4000, *[1] * (len(token_ids) - 4000)]):

@@ -52,7 +52,7 @@ def test_the_shipped_packs_run_together():
     assert [one.id for one in lineup.routable] == ["general_chat", "python_code"]
     assert lineup.refused == {}
     assert catalog.find("python").id == "python_code"
-    assert lineup.base.manifest.architecture.window.trained_tokens >= 1024
+    assert lineup.base.manifest.network.window.trained_tokens >= 1024
 
 
 def test_the_shipped_domain_packs_have_keys_and_examples():

@@ -59,7 +59,7 @@ def plain(**changes):
         ({"version": "new"}, r"version is 'new'; use one like 1\.0\.0"),
         ({"type": "pack"}, "type is 'pack'; use one of base, router, system, domain"),
         ({"type": "router"}, "architecture.kind is 'pack', but type 'router' needs 'router'"),
-        ({"base": None}, "base is None, but type 'domain' needs the id of its base"),
+        ({"type": "base", "architecture": ...}, "base is 'tiny-base', but a base has no base; correct base or type"),
         ({"base_compatibility": ["new"]}, "base_compatibility has the version 'new'"),
         ({"dependencies": [{"id": "a", "versoin": "1"}]}, r"unknown key 'versoin' \(did you mean 'version'\?\)"),
         ({"dependencies": [{"version": ">=1"}]}, "dependencies has an entry without id"),
