@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pluggy
@@ -43,6 +43,11 @@ class InstalledPack:
     def version(self) -> Version:
         """The manifest's version, to compare."""
         return Version(self.manifest.version)
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """The files that are yet to be downloaded."""
+        return tuple(name for name in self.manifest.downloads if not self.pack.path(name).is_file())
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +151,13 @@ def discover(
 
 
 def _installed(pack: Pack, plugin: LoadedPlugin, store: Path | None) -> InstalledPack | ModularBaseError:
+    """Take a pack whose files are there, or can be downloaded; else return what is wrong with it."""
     try:
+        if store is not None and pack.store is None:
+            pack = replace(pack, store=store)
         manifest = pack.manifest
         for file in manifest.files:
-            if not (pack.directory / file).is_file():
+            if file not in manifest.downloads and not (pack.directory / file).is_file():
                 again = plugin.distribution or manifest.id
                 raise PackError(f"{pack.directory / file} is missing; install {again} again")
     except ModularBaseError as error:

@@ -192,6 +192,23 @@ def test_what_a_plugin_prints_goes_to_standard_error(plugin, capsys):
     assert tuple(capsys.readouterr()) == ("", "importing\noffering\n")
 
 
+def test_a_pack_whose_weights_are_yet_to_be_downloaded_is_listed_and_finds_them_in_the_store(tmp_path, offering):
+    directory = write_version(tmp_path / "packs", "1.0.0")
+    weights = directory / "model.safetensors"
+    value = json.loads((directory / "manifest.json").read_text())
+    value["downloads"] = {"model.safetensors": "https://example.org/model.safetensors"}
+    (directory / "manifest.json").write_text(json.dumps(value))
+    store = tmp_path / "store"
+    store.mkdir()
+    stored = weights.rename(store / value["files"]["model.safetensors"])
+    entry = offering("remote", directory)
+    one = discover(found=[entry], store=store).find("python_code")
+    assert one.pack.weights == stored
+    assert one.absent == ()
+    stored.unlink()
+    assert one.absent == ("model.safetensors",)
+
+
 def from_distribution(entry, name):
     return entry._for(SimpleNamespace(name=name))
 
