@@ -108,7 +108,7 @@ def trim(route: Route, kept: Container[str], slots: int) -> Route:
         return route
     staying = [pack for pack in route.packs if pack.id in kept]
     total = sum(pack.weight for pack in staying)
-    note = f"{', '.join(left_out)} left out: {slots} packs at once have a slot; name fewer packs or raise slots"
+    note = f"left out: {', '.join(left_out)}; {slots} slots hold no more packs at once: raise slots or name fewer packs"
     packs = tuple(replace(pack, weight=pack.weight / total) for pack in staying)
     return replace(route, packs=packs, notes=(*route.notes, note))
 
