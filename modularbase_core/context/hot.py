@@ -29,7 +29,12 @@ class HotPages:
 
 def make_pages(page: InputMeta, device: Device, page_count: int) -> Tensor:
     """Allocate a buffer of `page_count` pages for a program's input of shape [P, ...]."""
-    return device.tensor((page_count, *_fixed(page)), page.dtype)
+    return device.tensor(*pages_form(page, page_count))
+
+
+def pages_form(page: InputMeta, page_count: int) -> tuple[tuple[int, ...], str]:
+    """Return the shape and dtype of such a buffer."""
+    return (page_count, *_fixed(page)), page.dtype
 
 
 def bytes_per_page(page: InputMeta) -> int:

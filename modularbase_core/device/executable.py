@@ -74,11 +74,21 @@ class Device:
         """Allocate zeros. On the CPU, memory that is never written is never resident."""
         shape = tuple(int(size) for size in shape)
         if self.name == "cpu":
-            host = _aligned_zeros(shape, dtype)
-            return Tensor(shape, dtype, self._runtime.from_dlpack(host), host)
+            size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+            return self.view(self.host_bytes(size).view(dtype).reshape(shape))
         tensor = Tensor(shape, dtype, self._runtime.empty(shape, dtype, self.handle), None)
         tensor.write(np.zeros(shape, dtype))
         return tensor
+
+    def host_bytes(self, size_bytes: int) -> NDArray[np.uint8]:
+        """Allocate zeros of the CPU's memory, aligned; what is never written is never resident."""
+        raw = np.zeros(size_bytes + ALIGNMENT, np.uint8)
+        start = -raw.ctypes.data % ALIGNMENT
+        return raw[start : start + size_bytes]
+
+    def view(self, host: Array) -> Tensor:
+        """Show programs on the CPU an aligned, contiguous array; no copy."""
+        return Tensor(host.shape, str(host.dtype), self._runtime.from_dlpack(host), host)
 
     def put(self, values: Array) -> Tensor:
         """Allocate a tensor of the shape and dtype of `values` and copy them."""
@@ -202,11 +212,3 @@ def _fitting(meta: ArtefactMeta, architecture: str) -> str:
     if not fitting:
         raise ArtefactError(f"the artefact holds code for {', '.join(meta.modules)}; this GPU is {architecture}")
     return names[max(fitting)]
-
-
-def _aligned_zeros(shape: tuple[int, ...], dtype: str) -> Array:
-    kind = np.dtype(dtype)
-    size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
-    raw = np.zeros(size + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + size].view(kind).reshape(shape)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from modularbase_core.engine.request import Request, Running
 from modularbase_core.errors import InputError, PackUnloadable
 from modularbase_core.packs.hooks import Hooks
+from modularbase_core.packs.prefetch import Prefetcher
 from modularbase_core.packs.slots import Slots
 from modularbase_core.sdk.events import TurnFinished
 from modularbase_core.text.stream import TextStream
@@ -46,7 +47,9 @@ class Engine:
         max_running: int,
         max_tokens: int,
         hooks: Hooks | None = None,
+        prefetcher: Prefetcher | None = None,
     ) -> None:
+        self.prefetcher = prefetcher
         self.understanding, self.routes, self.slots, self.decoding = understanding, routes, slots, decoding
         self._tokenizer, self._fallback, self._hooks = tokenizer, fallback, hooks
         self._max_running, self.max_tokens = max_running, max_tokens
@@ -66,6 +69,7 @@ class Engine:
         seen = request.sequence.seen | self._content(request.token_ids)
         running = Running(request, Sampler(request.sampling, seen), TextStream(request.sampling.stop))
         self._waiting.append(running)
+        self._wish(request.packs)
         return running
 
     def step(self) -> None:
@@ -143,6 +147,12 @@ class Engine:
         for pack in self.slots.contents():
             pack.forget(sequence)
 
+    def close(self) -> None:
+        """End what runs in the background; a later request begins it again."""
+        if self.prefetcher is not None:
+            self.prefetcher.close()
+        self.slots.tell()
+
     def _begin_one(self) -> None:
         if not self._waiting or len(self._running) >= self._max_running:
             return
@@ -179,14 +189,22 @@ class Engine:
         request, sequence = one.request, one.request.sequence
         one.start, one.kept = sequence.table.tokens, tuple(sequence.pending)
         one.begun, one.since = True, time.perf_counter()
-        self.understanding.ingest(sequence, [*sequence.pending, *request.token_ids])
+        before = sequence.route.ids
+        first, end = (one.start + len(one.kept) + index for index in request.question)
+
+        def foresee() -> None:  # a long prompt's packs are copied while the rest of it is understood
+            if not request.packs:
+                self._wish(self.routes.lean(sequence, first, min(end, sequence.table.tokens)))
+
+        early = foresee if self.prefetcher is not None else None
+        self.understanding.ingest(sequence, [*sequence.pending, *request.token_ids], early)
         sequence.pending.clear()
-        if request.packs:
-            route = force(request.packs)
-        else:
-            first, end = (one.start + len(one.kept) + index for index in request.question)
-            route = self.routes.choose(sequence, first, end, request.message)
+        route = force(request.packs) if request.packs else self.routes.choose(sequence, first, end, request.message)
         sequence.route = trim(route, self.slots.fitting(route.ids), self.slots.on_demand)
+        if self.prefetcher is not None:
+            self.prefetcher.begun(before, sequence.route.ids)
+        if not self.slots.can_hold(sequence.route.ids):
+            self._wish(sequence.route.ids)  # as many of them as there is room for now
 
     def _fail(self, one: Running, error: BaseException, tokens: int) -> None:
         """End a request by an error, its sequence taken back to the first `tokens` tokens."""
@@ -256,6 +274,18 @@ class Engine:
             packs, seconds = {pack.id: pack.weight for pack in route.packs}, time.perf_counter() - one.since
             self._hooks.turn_finished(TurnFinished(packs, route.scores, reason, prompt, one.generated, seconds))
         one.events.append(Finished(reason, text, prompt, one.generated, one.stream.stop, self._faults()))
+        if self.prefetcher is not None and one.begun:
+            self.prefetcher.finished(one.request.sequence.route.ids, self._waiting_packs())
+
+    def _wish(self, pack_ids: Sequence_[str]) -> None:
+        """Have packs brought in that a request will need."""
+        if self.prefetcher is not None:
+            self.prefetcher.wish(pack_ids, self._waiting_packs())
+
+    def _waiting_packs(self) -> set[str]:
+        """Name the packs that waiting requests are known to need."""
+        known = (other.request.sequence.route.ids if other.begun else other.request.packs for other in self._waiting)
+        return {pack_id for pack_ids in known for pack_id in pack_ids}
 
     def _faults(self) -> tuple[str, ...]:
         """Return what went wrong in plugins since it was last asked for."""

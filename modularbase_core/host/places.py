@@ -1,0 +1,92 @@
+"""Weights on their way to the device: residents into memory of their own, on-demand packs into a slot's.
+
+Decides what memory a pack takes; which slot it gets is `packs.slots`'. Nothing is evicted for a pack that turns out
+to be unfit: it is checked and opened before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from modularbase_core.config import EngineConfig
+from modularbase_core.context.hot import pages_form
+from modularbase_core.device.budget import BudgetPlan
+from modularbase_core.device.executable import Device, Executable
+from modularbase_core.device.layouts import PlacedWeights
+from modularbase_core.device.region import Bytes, Region
+from modularbase_core.device.repacked import RepackedWeights, repacked_folder
+from modularbase_core.errors import PackError
+from modularbase_core.host.memory import pack_bytes, pages_of
+from modularbase_core.packs.catalog import InstalledPack
+from modularbase_core.packs.resolve import Lineup
+from modularbase_core.packs.slots import Prepared
+from modularbase_core.sdk.architecture import PackArchitecture, architecture_key
+from modularbase_core.sdk.manifest import WEIGHTS_FILE
+from modularbase_core.turn.experts import PlacedPack
+
+
+class Places:
+    """The device memory of a line-up's weights. executables: by architecture; pack_pages: KV pages of each pack."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        lineup: Lineup,
+        budget: BudgetPlan,
+        pack_pages: int,
+        device: Device,
+        executables: Mapping[str, Executable],
+    ) -> None:
+        self._lineup, self._budget, self._pack_pages = lineup, budget, pack_pages
+        self._device, self._executables = device, executables
+        self._repacked = RepackedWeights(repacked_folder(config.cache_dir), config.host_cache_bytes)
+        self._packs = {one.id: one for one in lineup.routable}
+        self._regions: dict[int | None, Region] = {}
+        self._standing: dict[int | None, PlacedPack] = {}
+
+    def resident(self, pack: InstalledPack) -> PlacedWeights:
+        """Load the base's or the router's weights for good; raises WeightsError."""
+        body = self._open(pack)  # checked before anything is made
+        weights = PlacedWeights(self._executable(pack), self._device)
+        weights.fill(body)
+        return weights
+
+    def prepare(self, pack_id: str) -> Prepared[PlacedPack]:
+        """Check and open a pack for `Slots`; raises PackError, BudgetError or WeightsError when it is unfit."""
+        if pack_id not in self._packs:
+            raise PackError(f"pack {pack_id!r} does not run with this base; `modularbase pack list` shows what does")
+        pack = self._packs[pack_id]
+        size_bytes = pack_bytes(self._executable(pack).meta, self._pack_pages)
+        if pack_id != self._lineup.general_chat.id:  # a resident, planned by itself, takes no slot
+            self._budget.admit(pack_id, size_bytes)
+        return Prepared(size_bytes, partial(self._place, pack, self._open(pack), size_bytes))
+
+    def is_ready(self, pack_id: str) -> bool:
+        """Tell whether preparing a pack would only map a file."""
+        pack = self._packs[pack_id]
+        digest = pack.manifest.files.get(WEIGHTS_FILE)
+        return self._repacked.is_ready(pack.pack.weights, digest, self._executable(pack).meta)
+
+    def _place(self, pack: InstalledPack, body: Bytes, size_bytes: int, number: int | None) -> PlacedPack:
+        """Copy a pack into the slot of that number; None is the resident's own place."""
+        executable = self._executable(pack)
+        assert isinstance(executable.meta.architecture, PackArchitecture)
+        if number in self._standing:
+            self._standing.pop(number).vacate()
+        if number not in self._regions:
+            self._regions[number] = Region(self._device, size_bytes if number is None else self._budget.slot_bytes)
+        pages = pages_form(pages_of(executable.meta), self._pack_pages)
+        weights = PlacedWeights(executable, self._regions[number], [pages])
+        weights.fill(body)
+        placed = PlacedPack(pack.id, weights, weights.beside[0], executable.meta.architecture.window)
+        self._standing[number] = placed
+        return placed
+
+    def _open(self, pack: InstalledPack) -> Bytes:
+        return self._repacked.open(
+            pack.pack.weights, pack.manifest.files.get(WEIGHTS_FILE), self._executable(pack).meta
+        )
+
+    def _executable(self, pack: InstalledPack) -> Executable:
+        return self._executables[architecture_key(pack.manifest.network)]
