@@ -55,7 +55,7 @@ class EngineConfig:
     threshold: float = 0.5
     packs_per_turn: int = 1
     fusion: str = "mean"
-    contradiction: float = 0.0
+    contradiction: float = 0.3
     pins: tuple[str, ...] = ()
     eviction: str = "lru"
     prefetch: bool = True

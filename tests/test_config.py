@@ -11,9 +11,9 @@ from modularbase_core.errors import ConfigError
 
 def test_settings_come_from_toml(tmp_path):
     path = tmp_path / "config.toml"
-    path.write_text('base = "nano-base"\ncache_dir = "~/models"\nslots = 3\n')
+    path.write_text('base = "nano-base"\ncache_dir = "~/models"\nslots = 3\nthreshold = 1\n')
     config = EngineConfig.read(path)
-    assert config == EngineConfig(base="nano-base", cache_dir=Path.home() / "models", slots=3)
+    assert config == EngineConfig(base="nano-base", cache_dir=Path.home() / "models", slots=3, threshold=1)
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,12 @@ def test_settings_come_from_toml(tmp_path):
     [
         ("slot = 3", r"unknown setting 'slot' \(did you mean 'slots'\?\)"),
         ("slots = 0", "slots is 0; use a whole number from 1 to 64"),
+        ("threshold = 1.5", "threshold is 1.5; use a number from 0 to 1"),
+        ("threshold = nan", "threshold is nan; use a number"),
+        ("contradiction = -2", "contradiction is -2; use a number from -1 to 1"),
+        ("contradiction = true", "contradiction is True; use a number"),
+        ("packs_per_turn = 0", "packs_per_turn is 0; use a whole number from 1 to 64"),
+        ("fusion = 3", "fusion is 3; use a string"),
         ("slots = true", "slots is True; use a whole number"),
         ('threads = "two"', "threads is 'two'; use a whole number"),
         ("memory_bytes = 1e9", "memory_bytes is 1000000000.0; use a whole number"),

@@ -106,7 +106,7 @@ class _Compare(nn.Module):
     """Inner products of rows, divided by their width; in float32, as squares of float16 may exceed it."""
 
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
-        return (left.float() * right.float()).sum(-1) / left.shape[-1]
+        return (left.float() * right.float() / left.shape[-1]).sum(-1)  # one kernel: nothing follows the sum
 
 
 class _Fuse(nn.Module):

@@ -48,6 +48,24 @@ def test_a_compiled_program_is_its_definition_on_ragged_calls(compiled, name, ca
 
 
 @few
+@given(rows=st.integers(1, 40), seed=st.integers(0, 99))
+def test_mix_and_compare_give_each_row_the_bits_that_it_gets_alone(compiled, rows, seed):
+    left, right = np.random.default_rng(seed).standard_normal((2, rows, 64)).astype(np.float32)
+    weight = np.random.default_rng(seed).random(rows, np.float32)
+    mixed = compiled["mix"](total=left, part=right, weight=weight)[0]
+    products = compiled["compare"](left=left, right=right)[0]
+    assert_close([mixed], compiled["mix"].eager(total=left, part=right, weight=weight))
+    # a sum of products may be near zero, so its error is held against their size
+    expected = compiled["compare"].eager(left=left, right=right)[0]
+    assert (np.abs(products - expected) <= 1e-6 * np.abs(left * right).mean(1)).all()
+    for row in range(rows):
+        one = slice(row, row + 1)
+        alone = compiled["mix"](total=left[one], part=right[one], weight=weight[one])[0]
+        assert np.array_equal(alone[0], mixed[row])
+        assert compiled["compare"](left=left[one], right=right[one])[0][0] == products[row]
+
+
+@few
 @given(total=st.integers(2, 75), cuts=st.lists(st.integers(1, 74), max_size=3), seed=st.integers(0, 9))
 def test_chunked_equals_whole_equals_decode(compiled, total, cuts, seed):
     program = compiled["understand"]
