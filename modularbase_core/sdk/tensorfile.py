@@ -6,7 +6,7 @@ the values. Format: 8 bytes little-endian header length, JSON header, data witho
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from modularbase_core.errors import WeightsError, nearest
+from modularbase_core.sdk.jsonfile import parse_json
 from modularbase_core.sdk.parameters import QUANTISATION_GROUP, Shape
 
 ITEM_BYTES: Final = {"F32": 4, "F16": 2, "I8": 1}
 SCALE_SUFFIX: Final = ".scale"
-_MAX_HEADER_BYTES: Final = 100 << 20  # the safetensors library's own limit
+METADATA: Final = "__metadata__"
+_MAX_HEADER_BYTES: Final = 4 << 20  # tens of thousands of tensors; reading JSON takes many times its size
+_MAX_AXES: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,33 +41,39 @@ class Entry:
 def read_header(path: Path) -> dict[str, Entry]:
     """Read which tensors a safetensors file holds.
 
-    Raises WeightsError when the file is missing, truncated or no safetensors file.
+    Raises WeightsError when the file is missing, truncated or no safetensors file; as that library does, also when
+    its tensors overlap or leave gaps.
     """
-    try:
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
-                raise WeightsError(f"{path} is truncated or no safetensors file ({size} bytes); install the pack again")
-            header = json.loads(file.read(length))
-    except FileNotFoundError as error:
-        raise WeightsError(f"{path} is missing; install the pack again") from error
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
-    except ValueError as error:
-        raise WeightsError(f"{path} is no safetensors file: its header is not JSON; install the pack again") from error
-    if not isinstance(header, dict):
-        raise WeightsError(f"{path} is no safetensors file: its header is not an object; install the pack again")
-    start = 8 + length
-    entries = {name: _entry(path, name, item, start) for name, item in header.items() if name != "__metadata__"}
-    end = max((entry.offset + entry.size_bytes for entry in entries.values()), default=start)
+    header, start, size = _read(path)
+    entries = {name: _entry(path, name, item, start) for name, item in header.items() if name != METADATA}
+    end = start
+    for name, entry in sorted(entries.items(), key=lambda one: (one[1].offset, one[1].size_bytes)):
+        if entry.offset != end:
+            raise WeightsError(
+                f"{path} is no safetensors file: {name!r} begins at byte {entry.offset}, but what is before it ends at "
+                f"{end}; save the weights again"
+            )
+        end += entry.size_bytes
     if size < end:
         raise WeightsError(f"{path} is truncated: {size} bytes, but its header tells of {end}; install the pack again")
+    if size > end:
+        raise WeightsError(
+            f"{path} is no safetensors file: {size - end} bytes follow its last tensor; install the pack again"
+        )
     return entries
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read the texts that a safetensors file holds beside its tensors; raises WeightsError as `read_header` does."""
+    header, _, _ = _read(path)
+    texts = header.get(METADATA, {})
+    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+        raise WeightsError(f"{path} is no safetensors file: its metadata is not texts by name; save the weights again")
+    return texts
+
+
 def check_shapes(path: Path, entries: Mapping[str, Entry], expected: Mapping[str, tuple[int | None, ...]]) -> None:
-    """Check that `entries` are the `expected` tensors (None is any size), I8 ones beside their scales.
+    """Check that `entries` are the `expected` tensors (None is any size but 0), I8 ones beside their scales.
 
     Raises WeightsError naming the first tensor that is missing, unknown or of the wrong shape or dtype.
     """
@@ -74,7 +83,7 @@ def check_shapes(path: Path, entries: Mapping[str, Entry], expected: Mapping[str
         if entry is None:
             raise WeightsError(f"{path} lacks the tensor {name!r}; save the network's whole state_dict")
         if len(entry.shape) != len(shape) or any(
-            want not in (None, got) for got, want in zip(entry.shape, shape, strict=True)
+            got != want if want is not None else got == 0 for got, want in zip(entry.shape, shape, strict=True)
         ):
             wanted = ", ".join("any" if size is None else str(size) for size in shape)
             raise WeightsError(
@@ -105,17 +114,44 @@ def _check_scale(path: Path, name: str, entry: Entry, scale: Entry | None) -> No
         )
 
 
+def _read(path: Path) -> tuple[dict[str, Any], int, int]:  # Any: whatever JSON held
+    """Return the header, where the tensors begin, and the size of the file."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > size - 8:
+                raise WeightsError(f"{path} is truncated or no safetensors file ({size} bytes); install the pack again")
+            if length > _MAX_HEADER_BYTES:
+                raise WeightsError(
+                    f"{path} is no safetensors file: its header is larger than {_MAX_HEADER_BYTES >> 20} MiB; "
+                    "install the pack again"
+                )
+            content = file.read(length)
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path} is missing; install the pack again") from error
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+    try:
+        header = parse_json(content)
+    except ValueError as error:
+        raise WeightsError(
+            f"{path} is no safetensors file: its header is not JSON ({error}); install the pack again"
+        ) from error
+    if not isinstance(header, dict):
+        raise WeightsError(f"{path} is no safetensors file: its header is not an object; install the pack again")
+    return header, 8 + length, size
+
+
 # item is whatever JSON held
 def _entry(path: Path, name: str, item: Any, start: int) -> Entry:
-    try:
-        dtype, shape, (begin, end) = item["dtype"], tuple(item["shape"]), item["data_offsets"]
-        whole = all(isinstance(value, int) and value >= 0 for value in (*shape, begin, end))
-    except (KeyError, TypeError, ValueError):
-        whole = False
-    if not whole:
+    if not isinstance(item, dict) or set(item) != {"dtype", "shape", "data_offsets"} or not _are_counts(item):
         raise WeightsError(f"{path} is no safetensors file: the entry {name!r} is malformed; install the pack again")
+    dtype, shape, (begin, end) = item["dtype"], tuple(item["shape"]), item["data_offsets"]
     if dtype not in ITEM_BYTES:
         raise WeightsError(f"{path}: {name!r} has dtype {dtype}; use one of {', '.join(ITEM_BYTES)}")
+    if len(shape) > _MAX_AXES:
+        raise WeightsError(f"{path}: {name!r} has {len(shape)} axes, more than {_MAX_AXES}; save the weights again")
     entry = Entry(dtype, shape, start + begin)
     if end - begin != entry.size_bytes:
         raise WeightsError(
@@ -123,3 +159,15 @@ def _entry(path: Path, name: str, item: Any, start: int) -> Entry:
             "install the pack again"
         )
     return entry
+
+
+def _are_counts(item: dict[str, Any]) -> bool:
+    shape, offsets = item["shape"], item["data_offsets"]
+    return (
+        isinstance(item["dtype"], str)
+        and isinstance(shape, list)
+        and isinstance(offsets, list)
+        and len(offsets) == 2
+        # a bool is an int to Python, and no count
+        and all(type(value) is int and value >= 0 for value in (*shape, *offsets))
+    )
