@@ -8,14 +8,40 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from math import inf
 from typing import Any, ClassVar, Final, TypeVar
 
 from modularbase_core.errors import ArchitectureError, nearest
 
 PAGE_TOKENS: Final = 16
 """Tokens in a page of keys, values and hidden states."""
+
+ROUTED_TOKENS: Final = 64
+"""Of a longer message the router reads so many tokens of its beginning and of its end."""
+
+LARGEST: Final[Mapping[str, int]] = {
+    "trained_tokens": 1 << 20,
+    "block_tokens": 1 << 20,
+    "recent_tokens": 1 << 20,
+    "sink_tokens": 1 << 20,
+    "hidden_size": 1 << 16,
+    "heads": 1 << 10,
+    "kv_heads": 1 << 10,
+    "head_size": 1 << 10,
+    "ffn_size": 1 << 18,
+    "experts": 1 << 8,
+    "experts_per_token": 1 << 8,
+    "vocabulary_size": 1 << 22,
+    "understanding_layers": 1 << 9,
+    "fusion_layers": 1 << 9,
+    "layers": 1 << 9,
+    "base_hidden_size": 1 << 16,
+    "width": 1 << 16,
+    "key_size": 1 << 16,
+}
+"""Sizes beyond which a description is taken for a mistake, before anything is made from it."""
 
 _T = TypeVar("_T")
 
@@ -31,7 +57,7 @@ class Window:
 
     def __post_init__(self) -> None:
         for name in ("trained_tokens", "block_tokens", "recent_tokens", "sink_tokens"):
-            _positive(self, name)
+            _check_size(self, name)
             if getattr(self, name) % PAGE_TOKENS:
                 raise ArchitectureError(f"window.{name} is {getattr(self, name)}; use a multiple of {PAGE_TOKENS}")
         if self.recall_tokens < 0:
@@ -62,8 +88,12 @@ class Blocks:
     experts_per_token: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("hidden_size", "heads", "kv_heads", "head_size", "ffn_size"):
-            _positive(self, name)
+        for name in ("hidden_size", "heads", "kv_heads", "head_size", "ffn_size", "experts_per_token"):
+            _check_size(self, name)
+        _check_size(self, "experts", least=0)
+        for name in ("rope_theta", "norm_epsilon"):
+            if not 0 < getattr(self, name) < inf:
+                raise ArchitectureError(f"{name} is {getattr(self, name)}; it must be positive and finite")
         if self.heads % self.kv_heads:
             raise ArchitectureError(f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
         if self.head_size % 32:
@@ -91,7 +121,7 @@ class BaseArchitecture:
 
     def __post_init__(self) -> None:
         for name in ("vocabulary_size", "understanding_layers", "fusion_layers"):
-            _positive(self, name)
+            _check_size(self, name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +136,7 @@ class PackArchitecture:
 
     def __post_init__(self) -> None:
         for name in ("base_hidden_size", "layers"):
-            _positive(self, name)
+            _check_size(self, name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +150,7 @@ class RouterArchitecture:
 
     def __post_init__(self) -> None:
         for name in ("base_hidden_size", "width", "key_size"):
-            _positive(self, name)
+            _check_size(self, name)
 
 
 Architecture = BaseArchitecture | PackArchitecture | RouterArchitecture
@@ -152,6 +182,23 @@ def architecture_from_dict(value: Mapping[str, Any]) -> Architecture:
     return _build(kinds[kind], rest, "architecture")
 
 
+def routed_part(rows: Sequence[int]) -> Sequence[int]:
+    """Return those of a message's rows that the router reads: all, or its beginning and its end."""
+    return rows if len(rows) <= 2 * ROUTED_TOKENS else [*rows[:ROUTED_TOKENS], *rows[-ROUTED_TOKENS:]]
+
+
+def layer_count(architecture: Architecture) -> int | None:
+    """Count the transformer layers; None for a router, which has none."""
+    if isinstance(architecture, BaseArchitecture):
+        return architecture.understanding_layers + architecture.fusion_layers
+    return architecture.layers if isinstance(architecture, PackArchitecture) else None
+
+
+def hidden_width(architecture: Architecture) -> int:
+    """Return how wide the network is inside."""
+    return architecture.width if isinstance(architecture, RouterArchitecture) else architecture.blocks.hidden_size
+
+
 def architecture_key(architecture: Architecture) -> str:
     """Return 16 hex digits that equal architectures share."""
     text = json.dumps(architecture_to_dict(architecture), sort_keys=True)
@@ -171,10 +218,14 @@ def _build(kind: type[_T], value: Mapping[str, Any], where: str) -> _T:
     for name, item in known.items():
         if name not in value and item.default is MISSING and item.default_factory is MISSING:
             raise ArchitectureError(f"{where} lacks {name!r}")
-    return kind(**value)
+    # 10000 and 10000.0 are one value, and architectures that are equal share one key
+    floats = {key: float(given) for key, given in value.items() if known[key].type == "float"}
+    return kind(**{**value, **floats})
 
 
-def _positive(owner: object, name: str) -> None:
+def _check_size(owner: object, name: str, least: int = 1) -> None:
     value = getattr(owner, name)
-    if value <= 0:
-        raise ArchitectureError(f"{name} is {value}; it must be positive")
+    if value < least:
+        raise ArchitectureError(f"{name} is {value}; it must be {'positive' if least else 'at least 0'}")
+    if value > LARGEST[name]:
+        raise ArchitectureError(f"{name} is {value}; the largest is {LARGEST[name]}")
