@@ -64,7 +64,7 @@ def cosines(gram: Floats) -> Floats:
     lengths = np.sqrt(np.diagonal(gram, axis1=1, axis2=2))
     with np.errstate(all="ignore"):
         ratio = gram / (lengths[:, :, None] * lengths[:, None, :])
-    clipped: Floats = np.where(np.isfinite(ratio), np.clip(ratio, -1, 1), np.float32(0))
+    clipped: Floats = np.where(np.isfinite(ratio), np.maximum(np.minimum(ratio, 1), -1), np.float32(0))
     return clipped
 
 
