@@ -192,11 +192,12 @@ class Engine:
         before = sequence.route.ids
         first, end = (one.start + len(one.kept) + index for index in request.question)
 
-        def foresee() -> None:  # a long prompt's packs are copied while the rest of it is understood
-            if not request.packs:
-                self._wish(self.routes.lean(sequence, first, min(end, sequence.table.tokens)))
+        def foresee() -> bool:  # a long prompt's packs are copied while the rest of it is understood
+            likely = self.routes.lean(sequence, first, min(end, sequence.table.tokens))
+            self._wish(likely)
+            return bool(likely)
 
-        early = foresee if self.prefetcher is not None else None
+        early = foresee if self.prefetcher is not None and not request.packs else None
         self.understanding.ingest(sequence, [*sequence.pending, *request.token_ids], early)
         sequence.pending.clear()
         route = force(request.packs) if request.packs else self.routes.choose(sequence, first, end, request.message)

@@ -33,12 +33,14 @@ class Prepared(Generic[Loaded]):
 class Slot(Generic[Loaded]):
     """One place: what is in it or coming in, how many turns hold it, and when it was last used.
 
-    number: None for a resident's. content: None while the slot is empty or being filled.
+    number: None for a resident's. content: None while the slot is empty or being filled. leaving: who was in it, until
+    the filling begins.
     """
 
     number: int | None
     pack_id: str | None = None
     content: Loaded | None = None
+    leaving: tuple[str, Loaded] | None = None
     holds: int = 0
     used: int = 0
 
@@ -119,8 +121,8 @@ class Slots(Generic[Loaded]):
         """Bring all these packs in, or none, and keep them until the block ends; one on its way in is waited for.
 
         Raises BudgetError when there are not enough free slots for all of them; then nothing has changed. Raises
-        PackUnloadable when one cannot be loaded: nothing has changed if it could not be prepared, else the slots that
-        were taken for this turn and not filled are empty.
+        PackUnloadable when one cannot be loaded: nothing has changed if it could not be prepared, and its slot is
+        empty if it could not be copied.
         """
         held = self._take(pack_ids)
         try:
@@ -203,7 +205,8 @@ class Slots(Generic[Loaded]):
             with self._changed:
                 for slot in taken.values():
                     if slot.is_loading:  # reserved here: others' loads were waited for
-                        slot.pack_id = None
+                        slot.pack_id, slot.content = slot.leaving or (None, None)
+                        slot.leaving = None
             self._let_go(taken.values())
             raise
         with self._changed:
@@ -245,14 +248,13 @@ class Slots(Generic[Loaded]):
             self._changed.notify_all()
 
     def _evict_one(self, free: Sequence[Slot[Loaded]], successor: str) -> Slot[Loaded]:
-        """Choose one of the `free` slots, empty it, and note who comes in."""
+        """Choose one of the `free` slots and note who leaves and who comes in."""
         slot = next((slot for slot in free if slot.pack_id is None), None)
         if slot is None:
             by_id = {slot.pack_id: slot for slot in free if slot.pack_id is not None}
-            victim = self._policy.victim(list(by_id))
-            slot = by_id[victim]
-            if self._on_evicted is not None:
-                self._untold.append(partial(self._on_evicted, victim, successor))
+            slot = by_id[self._policy.victim(list(by_id))]
+            if slot.pack_id is not None and slot.content is not None:
+                slot.leaving = slot.pack_id, slot.content
         slot.pack_id, slot.content = successor, None
         return slot
 
@@ -261,6 +263,9 @@ class Slots(Generic[Loaded]):
         assert slot.pack_id is not None
         pack_id, begun = slot.pack_id, time.perf_counter()
         content: Loaded | None = None
+        if slot.leaving is not None and self._on_evicted is not None:
+            self._untold.append(partial(self._on_evicted, slot.leaving[0], pack_id))
+        slot.leaving = None
         try:
             content = prepared.place(slot.number)
         except ModularBaseError as error:
