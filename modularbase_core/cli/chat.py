@@ -10,7 +10,7 @@ import click
 from modularbase_core.cli.progress import progress_bar
 from modularbase_core.cli.question import check_question, read_question
 from modularbase_core.cli.report import json_option
-from modularbase_core.cli.settings import read_settings, settings_options
+from modularbase_core.cli.settings import installed, read_settings, settings_options
 
 
 @click.command()
@@ -65,8 +65,9 @@ def chat(
     if system is not None:
         check_question(system, "the system message", config.max_prompt_bytes)
     forced = [word.strip() for words in packs for word in words.split(",") if word.strip()]
+    catalog, manager = installed(config)
     with progress_bar(quiet=quiet) as progress:
-        host = hosts.build(config, progress=progress)
+        host = hosts.build(config, progress=progress, catalog=catalog, manager=manager)
     with host:
         conversation = Conversation(
             host,

@@ -56,7 +56,7 @@ class Answer:
         if self.routed:
             plain["packs"] = [asdict(pack) for pack in self.routed.packs]
             plain["scores"] = self.routed.scores
-            plain["notes"] = list(self.routed.notes)
+            plain["notes"] = [*self.routed.notes, *(self.finished.notes if self.finished else ())]
         if self.finished:
             plain["finish_reason"] = self.finished.reason
             plain["stop"] = self.finished.stop
@@ -131,6 +131,7 @@ class Conversation:
             print_json(answer.to_dict(tokenizer), one_line=True)
         else:
             click.echo()
+        self._note(answer.finished.notes if answer.finished else ())
         self.messages = [*asked, Message("assistant", answer.text)]
 
     def talk(self) -> None:
@@ -195,13 +196,16 @@ class Conversation:
             raise InputError(f"there is no command {line}{hint}; /help lists them")
 
     def _show(self, event: Event, text: str) -> None:
-        if isinstance(event, Routed) and not self._quiet:
-            for note in event.notes:
-                click.secho(f"note: {note}", dim=True, err=True)
-            if not self._as_json:
+        if isinstance(event, Routed):
+            self._note(event.notes)
+            if not self._quiet and not self._as_json:
                 click.secho(f"[{' + '.join(map(_share, event.packs))}]", dim=True, err=True)
         if text and not self._as_json:
             click.echo(text, nl=False)
+
+    def _note(self, notes: Sequence[str]) -> None:
+        for note in () if self._quiet else notes:
+            click.secho(f"note: {note}", dim=True, err=True)
 
 
 def _share(pack: RoutedPack) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import platform
 import shutil
 import subprocess
@@ -15,8 +16,9 @@ import click
 from importlib_metadata import PackageNotFoundError, version
 
 from modularbase_core.cli.pack import describe_packs
+from modularbase_core.cli.plugins import describe_plugins, plugin_notes
 from modularbase_core.cli.report import json_option, print_json
-from modularbase_core.cli.settings import read_settings, settings_options
+from modularbase_core.cli.settings import installed, read_settings, settings_options
 from modularbase_core.errors import ModularBaseError
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ RUNTIME: Final = ("modularbase", "apache-tvm", "apache-tvm-ffi", "numpy", "token
 """Distributions without which chat cannot run; torch compiles and trains."""
 LINKERS: Final = ("g++", "gcc", "clang++", "clang", "c++", "cc")
 """The programs of which the compiler takes the first that is there."""
+NVRTC: Final = {"headers": "include/cuda_fp16.h", "NVRTC": "lib/libnvrtc.so*"}
+"""What the wheels of the extra `cuda` must bring to compile for GPUs, under nvidia/cu13."""
 
 
 @click.command()
@@ -34,7 +38,7 @@ LINKERS: Final = ("g++", "gcc", "clang++", "clang", "c++", "cc")
 @settings_options
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool, config_file: Path | None, cache_dir: Path | None) -> None:
-    """Check versions, targets, devices, cache and packs; fails when chat cannot run."""
+    """Check versions, targets, devices, cache, plugins and packs; fails when chat cannot run."""
     report = examine(read_settings(config_file, cache_dir))
     if as_json:
         print_json(report)
@@ -47,19 +51,17 @@ def doctor(ctx: click.Context, as_json: bool, config_file: Path | None, cache_di
 # Any: plain JSON values, here and below
 def examine(config: EngineConfig) -> dict[str, Any]:
     """Describe the installation; `problems` makes chat impossible, `notes` does not."""
-    from modularbase_core.packs.catalog import discover
-
     problems: list[str] = []
     notes: list[str] = []
     versions = {name: _version(name) for name in (*RUNTIME, "torch")}
     problems += [f"{name} is not installed; run `pip install {name}`" for name in RUNTIME if versions[name] is None]
-    catalog = discover()
+    catalog, _ = installed(config)
     missing = _missing(config, catalog)
-    (problems if missing else notes).extend(_compiling_faults(versions["torch"] is not None, missing))
+    (problems if missing else notes).extend(_compiling_faults(versions["torch"] is not None, config.device, missing))
     packs = describe_packs(catalog, config.base)
     if packs["problem"]:
         problems.append(packs["problem"])
-    notes += [f"{one['name']} of {one['distribution']} is broken: {one['reason']}" for one in packs["broken"]]
+    notes += plugin_notes(catalog)
     notes += [one["refused"] for one in packs["packs"] if one["refused"]]
     weights = _faults(catalog)
     resident = {one["id"] for one in packs["packs"] if one["type"] != "domain"}
@@ -80,6 +82,8 @@ def examine(config: EngineConfig) -> dict[str, Any]:
         "settings": {**asdict(config), "cache_dir": str(config.cache_dir)},
         "cache": cache,
         "artefacts": artefacts,
+        "plugins": describe_plugins(catalog),
+        "plugins_limited_to": catalog.only,
         "packs": packs["packs"],
         "broken": packs["broken"],
         "notes": notes,
@@ -130,7 +134,7 @@ def _missing(config: EngineConfig, catalog: Catalog) -> list[str]:
     return missing
 
 
-def _compiling_faults(torch: bool, missing: list[str]) -> list[str]:
+def _compiling_faults(torch: bool, device: str, missing: list[str]) -> list[str]:
     then = "what is compiled runs, but nothing new can be compiled"
     if missing:
         then = f"chat has yet to compile {len(missing)} of its networks ({', '.join(missing)})"
@@ -139,7 +143,20 @@ def _compiling_faults(torch: bool, missing: list[str]) -> list[str]:
         faults.append(f"torch is not installed; {then}; run `pip install torch`")
     if not any(map(shutil.which, LINKERS)):
         faults.append(f"linking compiled code needs a C compiler; {then}; install gcc or clang")
+    if device == "cuda" and (lacking := _lacking_for_cuda()):
+        named = " and ".join(lacking)
+        faults.append(f"compiling for CUDA needs {named}; {then}; run `pip install 'modularbase[cuda]'`")
     return faults
+
+
+def _lacking_for_cuda() -> list[str]:
+    """Name what is not installed of what the compiler looks for, without importing it."""
+    spec = importlib.util.find_spec("nvidia")
+    homes = [Path(place) / "cu13" for place in (spec.submodule_search_locations or ())] if spec else []
+    lacking = [what for what, files in NVRTC.items() if not any(True for home in homes for _ in home.glob(files))]
+    if importlib.util.find_spec("cuda") is None or importlib.util.find_spec("cuda.bindings") is None:
+        lacking.append("cuda-bindings")
+    return lacking
 
 
 def _targets() -> list[dict[str, Any]]:
@@ -204,6 +221,10 @@ def _lines(report: Mapping[str, Any]) -> list[str]:
         if not one["fault"]:
             name = Path(one["directory"]).name[:16]
             lines.append(f"artefact {name}: {one['kind']} for {one['target']['name']}, {one['dtype']}")
+    if (limits := report["plugins_limited_to"]) is not None:
+        lines.append(f"plugins: {'limited to ' + ', '.join(limits) if limits else 'switched off'}")
+    for one in report["plugins"]:
+        lines.append(f"plugin {one['name']} of {one['distribution']}: {one['milliseconds']:.0f} ms")
     for one in report["packs"]:
         lines.append(f"pack {one['id']} {one['version']}: {one['type']}, of {one['distribution']}")
     lines += [f"note: {text}" for text in report["notes"]]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from modularbase_core.cli.report import json_option, print_json
-from modularbase_core.cli.settings import read_settings, settings_options
+from modularbase_core.cli.settings import installed, read_settings, settings_options
 from modularbase_core.errors import PackError
 
 if TYPE_CHECKING:
@@ -25,9 +25,8 @@ def pack() -> None:
 @settings_options
 def list_packs(as_json: bool, config_file: Path | None, cache_dir: Path | None) -> None:
     """List the packs that are installed, and what is broken and why."""
-    from modularbase_core.packs.catalog import discover
-
-    report = describe_packs(discover(), read_settings(config_file, cache_dir).base)
+    config = read_settings(config_file, cache_dir)
+    report = describe_packs(installed(config)[0], config.base)
     if as_json:
         print_json(report)
     else:

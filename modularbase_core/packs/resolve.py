@@ -51,6 +51,8 @@ def choose_base(catalog: Catalog, base_id: str | None = None) -> InstalledPack:
             raise PackError(f"pack {base_id!r} is a {one.manifest.type} pack, not a base; choose another")
         return one
     bases = catalog.of_type("base")
+    if not bases and catalog.limits:
+        raise PackError(f"no base is loaded: {catalog.limits}")
     if not bases:
         reasons = "; ".join(f"{broken.name} is broken: {broken.reason}" for broken in catalog.broken)
         raise PackError(f"no base is installed; run `pip install modularbase-nano`{reasons and f' ({reasons})'}")

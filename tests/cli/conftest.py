@@ -35,6 +35,7 @@ class FakeHost:
     sampling: object = None
     packs: object = None
     closed: int = 0
+    notes: tuple = ()
     catalog: Catalog = CATALOG
     tokenizer: object = field(
         default_factory=lambda: SimpleNamespace(vocabulary_size=8, decode=lambda ids: "".join(map("<{}>".format, ids)))
@@ -61,7 +62,7 @@ class FakeHost:
             if isinstance(event, BaseException):
                 raise event
             yield event if isinstance(event, Routed) else Token(event, 7, -0.5, ((7, -0.5),))
-        yield Finished("stop", "!", 12, 2)
+        yield Finished("stop", "!", 12, 2, notes=self.notes)
 
 
 @pytest.fixture
@@ -69,12 +70,13 @@ def host(monkeypatch):
     """A fake host that `chat` gets instead of the real one."""
     fake = FakeHost()
 
-    def build(config, *, progress=None):
-        fake.config = config
+    def build(config, *, progress=None, catalog=None, manager=None):
+        fake.config, fake.manager = config, manager
         if progress:
             progress("compiling", 1, 2)
         return fake
 
+    monkeypatch.setattr("modularbase_core.packs.catalog.discover", lambda *more, **keys: CATALOG)
     module = SimpleNamespace(build=build)
     monkeypatch.setitem(sys.modules, "modularbase_core.host", module)
     monkeypatch.setattr("modularbase_core.host", module, raising=False)

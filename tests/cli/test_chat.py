@@ -35,6 +35,13 @@ def test_what_was_mended_on_the_way_is_told(run, host):
     assert "note: pack 'x' cannot be loaded; general_chat answers" in run("chat", "hi").err
 
 
+def test_what_went_wrong_while_the_answer_came_is_told_after_it(run, host):
+    host.notes = ("plugin 'x' failed in modularbase_turn_finished (OSError: disk full); it is left out",)
+    assert run("chat", "hi").err.endswith(f"note: {host.notes[0]}\n")
+    assert json.loads(run("chat", "hi", "--json").out)["notes"] == list(host.notes)
+    assert run("chat", "hi", "--quiet").err == ""
+
+
 def test_broken_and_refused_packs_are_told_at_the_start(run, host):
     foreign = manifest("foreign", "domain", PACK, base="other-base")
     host.catalog = replace(
@@ -60,8 +67,8 @@ def test_json_holds_text_packs_and_usage(run, host):
     assert value == {
         "text": "Hello, 世界!",
         "packs": [
-            {"id": "python_code", "weight": 0.75, "score": 0.9},
-            {"id": "general_chat", "weight": 0.25, "score": 0.3},
+            {"id": "python_code", "weight": 0.75, "score": 0.9, "reason": ""},
+            {"id": "general_chat", "weight": 0.25, "score": 0.3, "reason": ""},
         ],
         "scores": {"python_code": 0.9},
         "notes": [],
@@ -268,7 +275,7 @@ class Slow(FakeHost):
             yield Token("word ", 1, None)
             time.sleep(0.02)
 
-module = SimpleNamespace(build=lambda config, *, progress=None: Slow())
+module = SimpleNamespace(build=lambda config, **more: Slow())
 sys.modules["modularbase_core.host"] = module
 import modularbase_core
 modularbase_core.host = module

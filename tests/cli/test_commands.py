@@ -121,7 +121,7 @@ def tiny(tmp_path, monkeypatch):
         tuple(InstalledPack(pack, pack.manifest, "modularbase-tiny") for pack in packs),
         (BrokenPlugin("bad", "modularbase-bad", "ImportError: nothing"),),
     )
-    monkeypatch.setattr("modularbase_core.packs.catalog.discover", lambda: catalog)
+    monkeypatch.setattr("modularbase_core.packs.catalog.discover", lambda *more, **keys: catalog)
     return tmp_path
 
 
@@ -147,7 +147,7 @@ def test_pack_list_as_json(run, tiny):
 
 
 def test_pack_list_of_nothing_says_what_to_install(run, monkeypatch):
-    monkeypatch.setattr("modularbase_core.packs.catalog.discover", Catalog)
+    monkeypatch.setattr("modularbase_core.packs.catalog.discover", lambda *more, **keys: Catalog())
     done = run("pack", "list")
     assert done.code == 0
     assert done.out == "chat cannot start: no base is installed; run `pip install modularbase-nano`\n"

@@ -23,7 +23,7 @@ def chat(run, packs, cache, monkeypatch):
     def ask(*arguments, cache=cache, **more):
         installed = [Pack(directory) for directory in packs.values()]
         catalog = Catalog(tuple(InstalledPack(pack, pack.manifest, "tiny") for pack in installed))
-        monkeypatch.setattr("modularbase_core.host.chat.discover", lambda: catalog)
+        monkeypatch.setattr("modularbase_core.packs.catalog.discover", lambda *more, **keys: catalog)
         return run("chat", *arguments, "--max-tokens", "8", "--quiet", "--cache", str(cache), **more)
 
     return ask
