@@ -11,6 +11,8 @@ ModularBaseError
 ├── PackError             a pack that cannot be found, resolved or loaded
 │   ├── PackIncompatible  a pack made for another base
 │   └── PackUnloadable    a pack that is installed but cannot be brought into a slot
+├── FetchError            weights that cannot be downloaded or kept
+├── PipError              what pip could not do
 ├── PluginError           an installed plugin whose code cannot be used
 ├── BudgetError           something that does not fit the planned memory
 └── ArtefactError         a compiled artefact that cannot be built, written or read
@@ -68,6 +70,18 @@ class PackUnloadable(PackError):  # noqa: N818  # the name says what is wrong
     def __init__(self, pack_id: str, cause: ModularBaseError) -> None:
         super().__init__(f"{pack_id} cannot be loaded ({cause})")
         self.pack_id = pack_id
+
+
+class FetchError(ModularBaseError):
+    """Weights cannot be downloaded or kept."""
+
+
+class PipError(ModularBaseError):
+    """Pip could not do what it was asked. output: all that it said."""
+
+    def __init__(self, message: str, output: str = "") -> None:
+        super().__init__(message)
+        self.output = output
 
 
 class PluginError(ModularBaseError):
