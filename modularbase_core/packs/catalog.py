@@ -23,7 +23,16 @@ from modularbase_core.sdk.manifest import Manifest
 from modularbase_core.sdk.markers import PROJECT
 from modularbase_core.sdk.pack import Pack
 
-__all__ = ["BrokenPlugin", "Catalog", "InstalledPack", "LoadedPlugin", "ShadowedPack", "discover", "plugin_manager"]
+__all__ = [
+    "BrokenPlugin",
+    "Catalog",
+    "InstalledPack",
+    "LoadedPlugin",
+    "ShadowedPack",
+    "discover",
+    "plugin_manager",
+    "weights_store",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +121,11 @@ class Catalog:
     def of_type(self, *types: str) -> tuple[InstalledPack, ...]:
         """Return the packs of these types."""
         return tuple(one for one in self.packs if one.manifest.type in types)
+
+
+def weights_store(cache_dir: Path) -> Path:
+    """Return the folder in which downloaded weights lie, each file under its SHA-256."""
+    return cache_dir / "weights"
 
 
 def discover(
