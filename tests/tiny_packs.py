@@ -54,6 +54,10 @@ def write_pack(directory: Path, described: Manifest, seed: int = 0) -> Path:
         one = np.ones(1, np.float32)
         write_weights(directory / ROUTING_FILE, {"keys": keys, "scale": 8 * one, "bias": -4 * one}, quantise=False)
         (directory / "examples.json").write_text(json.dumps([{"user": "hi", "assistant": "hello"}]))
+    if described.type == "router":
+        rows = random.normal(size=(24, ROUTER.key_size)).astype(np.float32)
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        write_weights(directory / ROUTING_FILE, {"background": rows[:8], "others": rows[8:]}, quantise=False)
     if described.type == "base":
         (directory / TOKENIZER_FILE).parent.mkdir(exist_ok=True)
         shutil.copy(TOKENIZER, directory / TOKENIZER_FILE)

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from modularbase_core.errors import WeightsError
 from modularbase_core.sdk.architecture import Architecture
 from modularbase_core.sdk.files import write_atomically
-from modularbase_core.sdk.parameters import QUANTISATION_GROUP, parameter_shapes, routing_shapes
-from modularbase_core.sdk.tensorfile import SCALE_SUFFIX, Entry, check_shapes, read_header
+from modularbase_core.sdk.parameters import QUANTISATION_GROUP, background_shapes, parameter_shapes, routing_shapes
+from modularbase_core.sdk.tensorfile import SCALE_SUFFIX, Entry, check_shapes, read_header, read_metadata
 
 Floats = NDArray[np.float32]
 
@@ -39,17 +39,36 @@ def read_weights(path: Path, architecture: Architecture) -> dict[str, Floats]:
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """How a pack is found: score = sigmoid(scale * max(keys @ query) + bias). keys: [n, key_size], unit rows."""
+    """How a pack is found, see `packs.keys`. keys: [n, key_size], unit rows.
+
+    made_with: names the base and router weights that the keys were made with, empty where they do not say.
+    """
 
     keys: Floats
     scale: float
     bias: float
+    made_with: str = ""
 
 
 def read_routing(path: Path, key_size: int) -> Routing:
     """Read a pack's routing keys; raises WeightsError as `read_weights` does."""
     values = read_tensors(path, routing_shapes(key_size))
-    return Routing(values["keys"], float(values["scale"][0]), float(values["bias"][0]))
+    made_with = read_metadata(path).get("made_with", "")
+    return Routing(values["keys"], float(values["scale"][0]), float(values["bias"][0]), made_with)
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """What a router brings to tell packs' messages from: `centres` [n, key_size] and queries `others` [m, key_size]."""
+
+    centres: Floats
+    others: Floats
+
+
+def read_background(path: Path, key_size: int) -> Background:
+    """Read a router's background; raises WeightsError as `read_weights` does."""
+    values = read_tensors(path, background_shapes(key_size))
+    return Background(values["background"], values["others"])
 
 
 def read_tensors(path: Path, expected: Mapping[str, tuple[int | None, ...]]) -> dict[str, Floats]:
@@ -72,11 +91,14 @@ def read_tensors(path: Path, expected: Mapping[str, tuple[int | None, ...]]) -> 
     return tensors
 
 
-def write_weights(path: Path, tensors: Mapping[str, Floats], *, quantise: bool = True) -> None:
+def write_weights(
+    path: Path, tensors: Mapping[str, Floats], *, quantise: bool = True, metadata: Mapping[str, str] | None = None
+) -> None:
     """Write float32 `tensors` atomically; read them back with `read_weights`.
 
     With `quantise`, matrices whose last axis is a multiple of 32 become int8 with a scale for 32 values (error at
-    most half a scale), the rest float16; without, all stay float32. Raises WeightsError on values not finite.
+    most half a scale), the rest float16; without, all stay float32. metadata: text for
+    the file's header. Raises WeightsError on values not finite.
     """
     stored: dict[str, NDArray[Any]] = {}
     for name, values in tensors.items():
@@ -90,7 +112,7 @@ def write_weights(path: Path, tensors: Mapping[str, Floats], *, quantise: bool =
         else:
             stored[name] = np.ascontiguousarray(values, np.dtype("<f2"))
     try:
-        write_atomically(path, _file_chunks(stored))
+        write_atomically(path, _file_chunks(stored, metadata or {}))
     except OSError as error:
         raise WeightsError(f"{path} cannot be written ({error.strerror}); free space or write elsewhere") from error
 
@@ -118,12 +140,13 @@ def _quantise(values: Floats) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
     return np.rint(groups / divisor[..., None]).astype(np.int8).reshape(values.shape), scale.astype("<f2")
 
 
-def _file_chunks(stored: Mapping[str, NDArray[Any]]) -> list[bytes | memoryview]:
+def _file_chunks(stored: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> list[bytes | memoryview]:
     """Lay tensors out without gaps (the format forbids them) yet 64-byte aligned wherever sizes allow it."""
     codes = {dtype: code for code, dtype in _DTYPES.items()}
     # odd sizes last (float32 before float16 before int8), so that they push nothing else off its alignment
     order = sorted(stored, key=lambda name: (stored[name].nbytes % _ALIGNMENT > 0, -stored[name].itemsize))
-    header, offset = {}, 0
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    offset = 0
     for name in order:
         values = stored[name]
         span = [offset, offset + values.nbytes]

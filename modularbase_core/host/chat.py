@@ -7,14 +7,18 @@ from collections.abc import Sequence as Sequence_
 from dataclasses import dataclass
 from types import TracebackType
 
+import pluggy
+
 from modularbase_core.config import EngineConfig
-from modularbase_core.context.page import PageTable
 from modularbase_core.device.budget import BudgetPlan
 from modularbase_core.engine.request import Request
 from modularbase_core.engine.scheduler import Engine
 from modularbase_core.errors import InputError
+from modularbase_core.host.builtin import hooks_of
+from modularbase_core.host.history import shorten
 from modularbase_core.host.parts import Parts, Progress
-from modularbase_core.packs.catalog import Catalog, discover
+from modularbase_core.packs.catalog import Catalog, discover, plugin_manager, weights_store
+from modularbase_core.packs.hooks import Hooks
 from modularbase_core.packs.resolve import Lineup
 from modularbase_core.text.template import Message, Rendered, render, render_turn
 from modularbase_core.text.tokenizer import Tokenizer
@@ -52,6 +56,11 @@ class Host:
         return self._parts.lineup
 
     @property
+    def hooks(self) -> Hooks:
+        """The plugins' hooks and our own."""
+        return self._parts.hooks
+
+    @property
     def budget(self) -> BudgetPlan:
         """How the memory is divided."""
         return self._parts.budget
@@ -65,7 +74,11 @@ class Host:
         self.close()
 
     def close(self) -> None:
-        """End the answer that is under way, if any, and forget the conversation."""
+        """End the answer that is under way, if any, forget the conversation, and end what runs in the background."""
+        self._forget()
+        self.engine.close()
+
+    def _forget(self) -> None:
         self._cut_short()
         if self._conversation is not None:
             self.engine.release(self._conversation.sequence)
@@ -73,7 +86,7 @@ class Host:
 
     def sequence(self) -> Sequence:
         """Begin an empty sequence."""
-        return Sequence(PageTable(self._parts.base.window))
+        return self._parts.sequence()
 
     def chat(
         self, messages: Sequence_[Message], sampling: SamplingConfig, *, packs: Sequence_[str] | None = None
@@ -127,19 +140,23 @@ class Host:
     def _continue(self, messages: list[Message]) -> tuple[Conversation, Rendered]:
         """Find the conversation that `messages` continues by one user message, or begin one.
 
-        A history that no longer fits is begun from a later turn: its oldest ones are out of sight anyway.
+        A history that no longer fits loses its least important turns.
         """
         running = self._conversation
         if running is not None and running.messages and messages[:-1] == running.messages:
             return running, render_turn(messages[-1], self.tokenizer, answer_open=True)
         rendered = render(messages, self.tokenizer, generate=True)
-        oldest = 1 if messages[0].role == "system" else 0
-        while len(rendered.token_ids) > self.engine.max_tokens and len(messages) > oldest + 2:
-            del messages[oldest : oldest + 2]
-            rendered = render(messages, self.tokenizer, generate=True)
-        self.close()
+        if len(rendered.token_ids) > self.engine.max_tokens:
+            apart = len(rendered.token_ids) - self._tokens(messages)
+            kept = shorten(messages, self._tokens, self.engine.max_tokens - apart, self.hooks.importance)
+            rendered = render(kept, self.tokenizer, generate=True)
+        self._forget()
         self._conversation = Conversation(self.sequence(), [])
         return self._conversation, rendered
+
+    def _tokens(self, messages: Sequence_[Message]) -> int:
+        """Count the tokens of messages, each with its role and its end."""
+        return sum(len(self.tokenizer.encode(message.content)) + 2 for message in messages)
 
     def _pack_ids(self, words: Sequence_[str]) -> tuple[str, ...]:
         routable = {one.id for one in self.lineup.routable}
@@ -153,10 +170,21 @@ class Host:
         return tuple(ids)
 
 
-def build(config: EngineConfig, *, progress: Progress | None = None, catalog: Catalog | None = None) -> Host:
+def build(
+    config: EngineConfig,
+    *,
+    progress: Progress | None = None,
+    catalog: Catalog | None = None,
+    manager: pluggy.PluginManager | None = None,
+) -> Host:
     """Find, compile, plan and load everything, and return a model ready to answer.
 
-    progress: called with what is being compiled, how far, of how much; only a first use compiles.
+    progress: called with what is being compiled, how far, of how much; only a first use compiles. catalog: the packs,
+    by default those that are installed. manager: the plugins, registered; by default those that are installed, or
+    none but our own where a catalog is given.
     """
-    parts = Parts(config, discover() if catalog is None else catalog, progress)
+    manager = plugin_manager() if manager is None else manager
+    if catalog is None:
+        catalog = discover(manager, store=weights_store(config.cache_dir))
+    parts = Parts(config, catalog, progress, hooks_of(catalog, manager))
     return Host(parts, parts.engine(), parts.tokenizer)

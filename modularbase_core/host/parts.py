@@ -10,18 +10,23 @@ from dataclasses import replace
 from pathlib import Path
 
 from modularbase_core.config import EngineConfig
-from modularbase_core.context.hot import HotPages, make_pages
+from modularbase_core.context.hot import HotPages
+from modularbase_core.context.page import PageTable
 from modularbase_core.device.artefact import Build, ensure_artefacts
 from modularbase_core.device.executable import Device, Executable
-from modularbase_core.device.layouts import PlacedWeights
 from modularbase_core.device.metadata import read_meta
 from modularbase_core.device.target import Target, cpu_target, cuda_target
-from modularbase_core.device.weights import Routing, read_routing, read_weights
 from modularbase_core.engine.scheduler import Engine
-from modularbase_core.errors import ConfigError, WeightsError, nearest
-from modularbase_core.host.memory import MAX_RUNNING, divide, pack_bytes, pages_of
+from modularbase_core.errors import BudgetError, ConfigError, PackError, WeightsError, nearest
+from modularbase_core.host.builtin import hooks_of
+from modularbase_core.host.keys import background_of, read_keys
+from modularbase_core.host.memory import MAX_RUNNING, divide, divide_for_routing
+from modularbase_core.host.places import Places
 from modularbase_core.packs.catalog import Catalog, InstalledPack
+from modularbase_core.packs.history import History
 from modularbase_core.packs.hooks import Hooks
+from modularbase_core.packs.policy import eviction
+from modularbase_core.packs.prefetch import Prefetcher
 from modularbase_core.packs.resolve import Lineup, line_up
 from modularbase_core.packs.slots import Slots
 from modularbase_core.sdk import fusion as sdk
@@ -29,34 +34,44 @@ from modularbase_core.sdk.architecture import (
     PAGE_TOKENS,
     Architecture,
     BaseArchitecture,
-    PackArchitecture,
-    RouterArchitecture,
     architecture_key,
 )
+from modularbase_core.sdk.events import PackEvicted, PackLoaded
+from modularbase_core.text.template import Message, render
 from modularbase_core.text.tokenizer import Tokenizer
 from modularbase_core.turn.decode import Decoding
 from modularbase_core.turn.experts import PlacedPack
 from modularbase_core.turn.fuse import Fusion
-from modularbase_core.turn.fusions import BUILTIN, Shares
+from modularbase_core.turn.fusions import Shares
+from modularbase_core.turn.queries import Queries
 from modularbase_core.turn.route import Routes
 from modularbase_core.turn.rows import RowBuffers
+from modularbase_core.turn.sequence import Sequence
 from modularbase_core.turn.understand import Understanding
 
 Progress = Callable[[str, int, int], None]
 
 PREFILL_ROWS = 256
+HISTORY_FILE = "pack-history.json"
 
 
 class Parts:
-    """The floors of one model, from the packs on disk to the engine."""
+    """The floors of one model, from the packs on disk to the engine; with routing_only base and router alone."""
 
     def __init__(
-        self, config: EngineConfig, catalog: Catalog, progress: Progress | None, hooks: Hooks | None = None
+        self,
+        config: EngineConfig,
+        catalog: Catalog,
+        progress: Progress | None,
+        hooks: Hooks | None = None,
+        *,
+        routing_only: bool = False,
     ) -> None:
-        self.config, self.catalog, self.hooks = config, catalog, hooks
+        self.config, self.catalog = config, catalog
+        self.hooks = hooks_of(catalog) if hooks is None else hooks
         self._fusion = self._named_fusion()
         self.lineup = line_up(catalog, config.base)
-        architecture = self.lineup.base.manifest.architecture
+        architecture = self.lineup.base.manifest.network
         assert isinstance(architecture, BaseArchitecture)
         self.base = architecture
         self.tokenizer = Tokenizer.load(self.lineup.base.pack.tokenizer)
@@ -65,39 +80,26 @@ class Parts:
                 f"the tokenizer of {self.lineup.base.id!r} has {self.tokenizer.vocabulary_size} tokens but its "
                 f"embedding {self.base.vocabulary_size}; install the base again"
             )
-        directories = self._compile(progress)
+        directories = self._compile(progress, routing_only)
         metas = {key: read_meta(path) for key, path in directories.items()}
-        self.budget, self._pack_pages, self.lineup = divide(config, self.lineup, metas)
+        if routing_only:
+            self.budget, self._pack_pages = divide_for_routing(config, self.lineup, metas), 0
+        else:
+            self.budget, self._pack_pages, self.lineup = divide(config, self.lineup, metas)
         self.device = Device(config.device, threads=config.threads or None)
         self.executables = {key: Executable.load(path, self.device) for key, path in directories.items()}
         self._buffers = RowBuffers(self.device)
-        self._by_id = {one.id: one for one in self.lineup.routable}
+        self._places = Places(config, self.lineup, self.budget, self._pack_pages, self.device, self.executables)
 
     def engine(self, *, prefill_rows: int = PREFILL_ROWS) -> Engine:
         """Load the residents and wire the stages. prefill_rows: most tokens of a prompt in one call."""
-        executable = self._executable(self.lineup.base)
-        weights = self._placed(self.lineup.base)
-        hot = HotPages(executable.meta, self.device, self.budget.page_count)
-        understanding = Understanding(
-            weights.bind("understand"), weights.bind("recall_hidden"), hot, self._buffers, prefill_rows
-        )
+        understanding, routes = self._routing(prefill_rows)
+        hot, weights = understanding.hot, self._base_weights
         mix, compare, fuse = (weights.bind(program) for program in ("mix", "compare", "fuse"))
         shares = Shares(self._fusion, self.config.contradiction)
         fusion = Fusion(mix, compare, fuse, hot, self._buffers, shares)
         fallback = self.lineup.general_chat.id
-        routes = Routes(
-            self._placed(self.lineup.router).bind("route"),
-            self._keys(),
-            fallback,
-            understanding,
-            self._buffers,
-            packs=[one.id for one in self.lineup.routable],
-            hooks=self.hooks,
-            threshold=self.config.threshold,
-            packs_per_turn=self.config.packs_per_turn,
-        )
-        slots: Slots[PlacedPack] = Slots(self._load, self.config.slots)
-        slots.add_resident(fallback)
+        slots = self._slots(fallback)
         return Engine(
             understanding,
             routes,
@@ -108,66 +110,85 @@ class Parts:
             max_running=MAX_RUNNING,
             max_tokens=(self.budget.page_count - 1) * PAGE_TOKENS,
             hooks=self.hooks,
+            prefetcher=self._prefetcher(slots),
         )
 
-    def _compile(self, progress: Progress | None) -> dict[str, Path]:
+    def _prefetcher(self, slots: Slots[PlacedPack]) -> Prefetcher | None:
+        history = History(self.config.cache_dir / HISTORY_FILE)
+        return Prefetcher(slots, history) if self.config.prefetch else None
+
+    def _slots(self, resident: str) -> Slots[PlacedPack]:
+        """Make the slots, with the resident pack and the pins in place; raises ConfigError for pins that cannot be."""
+        slots: Slots[PlacedPack] = Slots(
+            self._places.prepare,
+            self.config.slots,
+            policy=eviction(self.config.eviction),
+            on_loaded=lambda *loaded: self.hooks.pack_loaded(PackLoaded(*loaded)),
+            on_evicted=lambda *evicted: self.hooks.pack_evicted(PackEvicted(*evicted)),
+        )
+        slots.add_resident(resident)
+        for word in self.config.pins:
+            try:
+                slots.pin(self.catalog.find(word).id)
+            except (PackError, BudgetError) as error:
+                raise ConfigError(f"pins names {word!r}, but {error}") from error
+        return slots
+
+    def _routing(self, prefill_rows: int) -> tuple[Understanding, Routes]:
+        """Load base and router; a pack whose routing keys cannot be used leaves the line-up."""
+        executable = self._executable(self.lineup.base)
+        self._base_weights = weights = self._places.resident(self.lineup.base)
+        hot = HotPages(executable.meta, self.device, self.budget.page_count)
+        understanding = Understanding(
+            weights.bind("understand"), weights.bind("recall_hidden"), hot, self._buffers, prefill_rows
+        )
+        route = self._places.resident(self.lineup.router).bind("route")
+        queries = Queries(route, understanding, self._buffers, self._as_first_message, self.sequence)
+        keys = read_keys(self.lineup, queries, self.config.cache_dir)
+        routable = tuple(one for one in self.lineup.routable if one.id not in keys.refused)
+        self.lineup = replace(self.lineup, routable=routable, refused={**self.lineup.refused, **keys.refused})
+        routes = Routes(
+            queries,
+            keys.routing,
+            background_of(self.lineup).centres,
+            self.lineup.general_chat.id,
+            packs=[one.id for one in routable],
+            hooks=self.hooks,
+            threshold=self.config.threshold,
+            packs_per_turn=self.config.packs_per_turn,
+        )
+        return understanding, routes
+
+    def routes(self) -> Routes:
+        """Load base and router alone, to route messages."""
+        return self._routing(PREFILL_ROWS)[1]
+
+    def sequence(self) -> Sequence:
+        """Begin an empty sequence."""
+        return Sequence(PageTable(self.base.window))
+
+    def _as_first_message(self, text: str) -> tuple[list[int], tuple[int, int]]:
+        rendered = render([Message("user", text)], self.tokenizer, generate=True)
+        return rendered.token_ids, rendered.question
+
+    def _compile(self, progress: Progress | None, routing_only: bool) -> dict[str, Path]:
         target = target_of(self.config.device)
-        wanted = architectures(self.lineup)
+        packs = [self.lineup.base, self.lineup.router] if routing_only else None
+        wanted = architectures(self.lineup, packs)
         builds = [Build(architecture=one, target=target, dtype=target.dtype) for one in wanted]
         paths = ensure_artefacts(builds, self.config.cache_dir, progress)
         return {architecture_key(one): path for one, path in zip(wanted, paths, strict=True)}
 
     def _executable(self, pack: InstalledPack) -> Executable:
-        return self.executables[architecture_key(pack.manifest.architecture)]
-
-    def _placed(self, pack: InstalledPack) -> PlacedWeights:
-        values = read_weights(pack.pack.weights, pack.manifest.architecture)  # checked before anything is made
-        weights = PlacedWeights(self._executable(pack), self.device)
-        weights.fill(values)
-        return weights
-
-    def _load(self, pack_id: str, old: PlacedPack | None) -> PlacedPack:
-        """Load a pack into a slot, into the memory of the one that was there where they are of one shape."""
-        pack = self._by_id[pack_id]
-        executable = self._executable(pack)
-        if pack_id != self.lineup.general_chat.id:  # a resident, planned by itself, takes no slot
-            self.budget.admit(pack_id, pack_bytes(executable.meta, self._pack_pages))
-        assert isinstance(pack.manifest.architecture, PackArchitecture)
-        values = read_weights(pack.pack.weights, pack.manifest.architecture)  # before the old pack is given up
-        if old is not None and old.weights.executable is executable:
-            weights, pages = old.weights, old.pages
-        else:
-            if old is not None:
-                old.vacate()
-            weights = PlacedWeights(executable, self.device)
-            pages = make_pages(pages_of(executable.meta), self.device, self._pack_pages)
-        weights.fill(values)
-        return PlacedPack(pack_id, weights, pages, pack.manifest.architecture.window)
+        return self.executables[architecture_key(pack.manifest.network)]
 
     def _named_fusion(self) -> sdk.Fusion:
         """Find the fusion that the settings name; raises ConfigError where nobody offers it."""
-        offered = {one.name: one for one in BUILTIN} | (self.hooks.fusions() if self.hooks else {})
+        offered = self.hooks.fusions()
         name = self.config.fusion
         if name not in offered:
             raise ConfigError(f"fusion is {name!r}, which is not there{nearest(name, offered)}; use {_either(offered)}")
         return offered[name]
-
-    def _keys(self) -> dict[str, Routing]:
-        """Read the packs' routing keys; a pack whose keys cannot be read is refused and stops no other."""
-        architecture = self.lineup.router.manifest.architecture
-        assert isinstance(architecture, RouterArchitecture)
-        keys, refused = {}, {}
-        for one in self.lineup.routable:
-            try:
-                if one.pack.routing.exists():
-                    keys[one.id] = read_routing(one.pack.routing, architecture.key_size)
-            except WeightsError as error:
-                if one.id == self.lineup.general_chat.id:
-                    raise
-                refused[one.id] = str(error)
-        routable = tuple(one for one in self.lineup.routable if one.id not in refused)
-        self.lineup = replace(self.lineup, routable=routable, refused={**self.lineup.refused, **refused})
-        return keys
 
 
 def _either(names: Iterable[str]) -> str:
@@ -180,7 +201,7 @@ def target_of(device: str) -> Target:
     return cuda_target() if device == "cuda" else cpu_target()
 
 
-def architectures(lineup: Lineup) -> list[Architecture]:
-    """List the distinct architectures of a line-up: what has to be compiled."""
-    packs = [lineup.base, lineup.router, *lineup.routable]
-    return list({architecture_key(one.manifest.architecture): one.manifest.architecture for one in packs}.values())
+def architectures(lineup: Lineup, packs: Iterable[InstalledPack] | None = None) -> list[Architecture]:
+    """List the distinct architectures of a line-up, or of some of its packs: what has to be compiled."""
+    packs = [lineup.base, lineup.router, *lineup.routable] if packs is None else packs
+    return list({architecture_key(one.manifest.network): one.manifest.network for one in packs}.values())

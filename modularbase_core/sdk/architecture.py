@@ -14,6 +14,7 @@ from math import inf
 from typing import Any, ClassVar, Final, TypeVar
 
 from modularbase_core.errors import ArchitectureError, nearest
+from modularbase_core.sdk.jsonfile import shown
 
 PAGE_TOKENS: Final = 16
 """Tokens in a page of keys, values and hidden states."""
@@ -173,7 +174,7 @@ def architecture_from_dict(value: Mapping[str, Any]) -> Architecture:
     }
     kind = value.get("kind")
     if not isinstance(kind, str) or kind not in kinds:
-        raise ArchitectureError(f"architecture.kind is {kind!r}; use one of {', '.join(kinds)}")
+        raise ArchitectureError(f"architecture.kind is {shown(kind)}; use one of {', '.join(kinds)}")
     rest: dict[str, Any] = {key: item for key, item in value.items() if key != "kind"}
     if isinstance(rest.get("blocks"), Mapping):
         rest["blocks"] = _build(Blocks, rest["blocks"], "architecture.blocks")
@@ -209,12 +210,12 @@ def _build(kind: type[_T], value: Mapping[str, Any], where: str) -> _T:
     known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]  # every caller passes a dataclass
     for key, given in value.items():
         if key not in known:
-            raise ArchitectureError(f"{where} has the unknown key {key!r}{nearest(key, known)}")
+            raise ArchitectureError(f"{where} has the unknown key {shown(key)}{nearest(key, known)}")
         wanted: Any = {"int": int, "float": (int, float), "bool": bool, "Blocks": Blocks, "Window": Window}[
             str(known[key].type)
         ]
         if not isinstance(given, wanted) or (isinstance(given, bool) and wanted is not bool):
-            raise ArchitectureError(f"{where}.{key} is {given!r}; expected {known[key].type}")
+            raise ArchitectureError(f"{where}.{key} is {shown(given)}; expected {known[key].type}")
     for name, item in known.items():
         if name not in value and item.default is MISSING and item.default_factory is MISSING:
             raise ArchitectureError(f"{where} lacks {name!r}")

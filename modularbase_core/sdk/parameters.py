@@ -36,6 +36,11 @@ def routing_shapes(key_size: int | None = None) -> dict[str, tuple[int | None, .
     return {"keys": (None, key_size), "scale": (1,), "bias": (1,)}
 
 
+def background_shapes(key_size: int | None = None) -> dict[str, tuple[int | None, ...]]:
+    """List the tensors of a router's routing.safetensors: messages of no pack, as centres and as they are."""
+    return {"background": (None, key_size), "others": (None, key_size)}
+
+
 def _base(a: BaseArchitecture) -> Iterator[tuple[str, Shape]]:
     yield "embedding.weight", (a.vocabulary_size, a.blocks.hidden_size)
     yield from _stack("understanding", a.blocks, a.understanding_layers)

@@ -9,7 +9,7 @@ from modularbase_core.errors import ManifestError, WeightsError
 from modularbase_core.sdk.files import file_sha256
 from modularbase_core.sdk.manifest import DATA_FILES, Manifest
 from modularbase_core.sdk.pack import Pack
-from modularbase_core.sdk.parameters import parameter_shapes, routing_shapes
+from modularbase_core.sdk.parameters import background_shapes, parameter_shapes, routing_shapes
 from modularbase_core.sdk.tensorfile import check_shapes, read_header
 
 
@@ -23,7 +23,8 @@ def check_pack(directory: Path) -> Manifest:
     _check_files(directory, manifest)
     check_shapes(pack.weights, read_header(pack.weights), parameter_shapes(manifest.network))
     if pack.routing.exists():
-        check_shapes(pack.routing, read_header(pack.routing), routing_shapes())
+        wanted = background_shapes() if manifest.type == "router" else routing_shapes()
+        check_shapes(pack.routing, read_header(pack.routing), wanted)
     if manifest.type == "base" and not pack.tokenizer.is_file():
         raise ManifestError(f"{pack.tokenizer} is missing; a base brings its tokenizer")
     if pack.examples.exists():

@@ -13,28 +13,26 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from modularbase_core.device.executable import BoundProgram
 from modularbase_core.device.weights import Routing
 from modularbase_core.packs.hooks import Hooks
-from modularbase_core.turn.rows import RowBuffers
+from modularbase_core.packs.keys import scores
+from modularbase_core.turn.queries import Queries
 from modularbase_core.turn.sequence import Sequence
 from modularbase_core.turn.stages import Route, RoutedPack
-from modularbase_core.turn.understand import Understanding
 
-HEAD_TOKENS = TAIL_TOKENS = 128
-"""Of a longer message the router reads its beginning and its end."""
+LEAST_TOKENS = 32
+"""Of a message that is not yet read to its end, fewer say nothing of where it goes."""
 
 
 class Routes:
-    """The router's program and the keys of packs. packs: every id that may be chosen; hooks: what plugins say."""
+    """The keys of packs, and who is chosen by them. packs: every id that may be chosen; hooks: what plugins say."""
 
     def __init__(
         self,
-        route: BoundProgram,
+        queries: Queries,
         keys: Mapping[str, Routing],
+        background: NDArray[np.float32],
         fallback: str,
-        understanding: Understanding,
-        buffers: RowBuffers,
         *,
         packs: Sequence_[str] = (),
         hooks: Hooks | None = None,
@@ -42,14 +40,21 @@ class Routes:
         packs_per_turn: int = 1,
     ) -> None:
         self.packs = tuple(packs) or tuple(keys)
-        self._route, self._keys, self._fallback = route, keys, fallback
-        self._understanding, self._buffers = understanding, buffers
+        self.queries, self._keys, self._fallback = queries, keys, fallback
+        self._background = background
         self._threshold, self._packs_per_turn, self._hooks = threshold, packs_per_turn, hooks
 
     def choose(self, sequence: Sequence, start: int, end: int, message: str = "") -> Route:
         """Route by the message at tokens start..end of `sequence`, already understood; plugins see its text."""
-        scores = self.scores(self._query(sequence, start, end)) if end > start and self._keys else {}
+        scores = self.scores(self.queries.of(sequence, start, end)) if end > start and self._keys else {}
         return self.decide(scores, message)
+
+    def lean(self, sequence: Sequence, start: int, end: int) -> tuple[str, ...]:
+        """Name the packs that a message's beginning asks for, before plugins are heard; none if that is too early."""
+        if end - start < LEAST_TOKENS or not self._keys:
+            return ()
+        scores = self.scores(self.queries.of(sequence, start, end))
+        return choose(scores, self._fallback, threshold=self._threshold, packs_per_turn=self._packs_per_turn).ids
 
     def decide(self, scores: Mapping[str, float], message: str = "") -> Route:
         """Choose by scores as plugins change them, unless a plugin chooses itself."""
@@ -63,23 +68,11 @@ class Routes:
         return choose(scores, self._fallback, threshold=self._threshold, packs_per_turn=self._packs_per_turn)
 
     def scores(self, query: NDArray[np.float32]) -> dict[str, float]:
-        """Return sigmoid(scale * max(keys @ query) + bias) by pack id."""
-        out = {}
-        for pack_id, routing in self._keys.items():
-            logit = routing.scale * float((routing.keys @ query).max()) + routing.bias
-            out[pack_id] = float(1.0 / (1.0 + np.exp(-np.clip(logit, -60.0, 60.0))))
-        return out
-
-    def _query(self, sequence: Sequence, start: int, end: int) -> NDArray[np.float32]:
-        table = sequence.table
-        slots = table.slots(start, end - start)
-        if len(slots) > HEAD_TOKENS + TAIL_TOKENS:
-            slots = slots[:HEAD_TOKENS] + slots[-TAIL_TOKENS:]
-        hidden = self._understanding.recall_slots(slots)
-        first = self._buffers.put("route.starts", np.zeros(1, np.int32))
-        count = self._buffers.put("route.lengths", np.array([len(slots)], np.int32))
-        query: NDArray[np.float32] = self._route(hidden, first, count).numpy()[0].astype(np.float32)
-        return query
+        """Return the score, 0..1, of every pack with keys; none depends on what else is installed."""
+        return {
+            pack_id: float(scores(query[None], one.keys, one.scale, one.bias, self._background)[0])
+            for pack_id, one in self._keys.items()
+        }
 
 
 def choose(scores: Mapping[str, float], fallback: str, *, threshold: float, packs_per_turn: int) -> Route:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Sequence_
 
 import numpy as np
@@ -20,22 +21,31 @@ class Understanding:
         self, understand: BoundProgram, recall: BoundProgram, hot: HotPages, buffers: RowBuffers, max_rows: int
     ) -> None:
         self._understand, self._recall = understand, recall
-        self._hot, self._buffers, self._max_rows = hot, buffers, max_rows
+        self.hot, self._buffers, self._max_rows = hot, buffers, max_rows
 
-    def ingest(self, sequence: Sequence, token_ids: Sequence_[int]) -> None:
-        """Add tokens to a sequence: all of them or, on BudgetError, none."""
+    def ingest(self, sequence: Sequence, token_ids: Sequence_[int], early: Callable[[], bool] | None = None) -> None:
+        """Add tokens to a sequence: all of them or, on BudgetError, none.
+
+        early: called in a long prompt between two stretches, until it returns True.
+        """
         table = sequence.table
-        self._hot.pool.extend(table, len(token_ids))
+        self.hot.pool.extend(table, len(token_ids))
         first = table.tokens
         for start, count in split_on_blocks(first, len(token_ids), table.window.block_tokens, self._max_rows):
             rows = self._buffers.rows("base", [plan_call(table, count)])
             self.step(token_ids[start - first : start - first + count], rows)
             table.advance(count)
+            if early is not None and start + count < first + len(token_ids) and early():
+                early = None
 
     def step(self, token_ids: Sequence_[int], rows: Rows) -> Tensor:
         """Return hidden states [T, E] of one token or stretch per row, also written to their pages."""
         tokens = self._buffers.put("tokens", np.asarray(token_ids, np.int32))
-        return self._understand(tokens, self._hot.hidden, self._hot.understanding, *rows.inputs)
+        return self._understand(tokens, self.hot.hidden, self.hot.understanding, *rows.inputs)
+
+    def release(self, sequence: Sequence) -> None:
+        """Give the hot pages of a sequence back that was understood and no more."""
+        self.hot.pool.release(sequence.table)
 
     def recall(self, sequence: Sequence, start: int, count: int) -> Tensor:
         """Return the hidden states [count, E] of tokens from `start` on, from their pages."""
@@ -43,4 +53,4 @@ class Understanding:
 
     def recall_slots(self, slots: Sequence_[int]) -> Tensor:
         """Return the hidden states [T, E] at `slots`."""
-        return self._recall(self._hot.hidden, self._buffers.put("recall", np.asarray(slots, np.int32)))
+        return self._recall(self.hot.hidden, self._buffers.put("recall", np.asarray(slots, np.int32)))

@@ -1,0 +1,105 @@
+"""The routing keys of a line-up: as packs bring them, or made again where they were made for another base or router.
+
+A pack says in its keys which weights they were made with. Made again from its examples, they are kept in the cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modularbase_core.device.weights import Background, Routing, read_background, read_routing, write_weights
+from modularbase_core.errors import BudgetError, ManifestError, WeightsError
+from modularbase_core.packs.catalog import InstalledPack
+from modularbase_core.packs.keys import routing_keys
+from modularbase_core.packs.resolve import Lineup
+from modularbase_core.sdk.architecture import RouterArchitecture
+from modularbase_core.sdk.examples import read_examples
+from modularbase_core.sdk.manifest import WEIGHTS_FILE
+from modularbase_core.turn.queries import Queries
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(slots=True)
+class Keys:
+    """What was read. refused: packs whose keys cannot be used, and why; remade: those whose keys were made again."""
+
+    routing: dict[str, Routing] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    remade: list[str] = field(default_factory=list)
+
+
+def read_keys(lineup: Lineup, queries: Queries, cache_dir: Path) -> Keys:
+    """Read the keys of every routable pack; one whose keys cannot be read is refused and stops no other.
+
+    Raises WeightsError only for general chat's own.
+    """
+    out = Keys()
+    made_for = made_with(lineup)
+    for one in lineup.routable:
+        try:
+            routing = _shipped(one, lineup)
+            if (routing is None or routing.made_with not in ("", made_for)) and one.pack.examples.exists():
+                routing = _remade(one, lineup, queries, cache_dir)
+                out.remade.append(one.id)
+            if routing is not None:
+                out.routing[one.id] = routing
+        except (WeightsError, ManifestError, BudgetError) as error:
+            if one.id == lineup.general_chat.id:
+                raise
+            out.refused[one.id] = str(error)
+    return out
+
+
+def made_with(lineup: Lineup) -> str:
+    """Name the weights that queries depend on: digests of base and router."""
+    both = (lineup.base.manifest.files.get(WEIGHTS_FILE, ""), lineup.router.manifest.files.get(WEIGHTS_FILE, ""))
+    return f"{both[0][:16]}-{both[1][:16]}"
+
+
+def routing_of(prompts: list[str], lineup: Lineup, queries: Queries) -> dict[str, Floats]:
+    """Make a pack's routing keys from messages that it should answer, against the router's background.
+
+    Raises WeightsError when the router brings no background.
+    """
+    background = background_of(lineup)
+    if not len(background.others):
+        raise WeightsError(f"router {lineup.router.id!r} brings no background, so no keys can be made; upgrade it")
+    return routing_keys(queries.of_texts(prompts), background.others, background.centres)
+
+
+def background_of(lineup: Lineup) -> Background:
+    """Read what the router tells packs' messages from; empty when it brings nothing. Raises WeightsError."""
+    size = _router(lineup).key_size
+    if not lineup.router.pack.routing.exists():
+        return Background(np.empty((0, size), np.float32), np.empty((0, size), np.float32))
+    return read_background(lineup.router.pack.routing, size)
+
+
+def _shipped(one: InstalledPack, lineup: Lineup) -> Routing | None:
+    return read_routing(one.pack.routing, _router(lineup).key_size) if one.pack.routing.exists() else None
+
+
+def _remade(one: InstalledPack, lineup: Lineup, queries: Queries, cache_dir: Path) -> Routing:
+    prompts = [example.prompt for example in read_examples(one.pack.examples)]
+    identity = "\n".join([made_with(lineup), *prompts])
+    file = cache_dir / "routing" / f"{hashlib.sha256(identity.encode()).hexdigest()}.safetensors"
+    size = _router(lineup).key_size
+    with suppress(WeightsError):  # not made yet, or not whole
+        return read_routing(file, size)
+    made = routing_of(prompts, lineup, queries)
+    with suppress(WeightsError):  # a cache that cannot be written costs the time to make them again
+        write_weights(file, made, quantise=False, metadata={"made_with": made_with(lineup)})
+    return Routing(made["keys"], float(made["scale"][0]), float(made["bias"][0]), made_with(lineup))
+
+
+def _router(lineup: Lineup) -> RouterArchitecture:
+    architecture = lineup.router.manifest.network
+    assert isinstance(architecture, RouterArchitecture)
+    return architecture

@@ -1,0 +1,111 @@
+"""Routing keys: how a pack's messages are told from other people's, from queries alone.
+
+A router learns no packs. A pack's keys are centres of its examples' queries; the router brings a background,
+centres of messages that belong to no pack. A message
+scores by how much nearer it is to the keys than to the background.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+KEYS: Final = 16
+BACKGROUND: Final = 64
+"""Centres of a pack with enough examples, and of a router's background."""
+_SHARPNESS: Final = 14.0  # the inverse of the temperature that routers are trained with
+_ROUNDS: Final = 20
+_SMOOTHING: Final = 0.02  # labels are never quite sure, so a perfect split keeps a finite scale
+
+
+def nearness(queries: Floats, centres: Floats) -> Floats:
+    """Return [m], how near unit queries [m, key_size] are to centres [n, key_size]: a soft maximum of the cosines.
+
+    log(mean(exp(s * cosine))) / s: a mean, so that many centres are not nearer than few. Zeros for no centres.
+    """
+    if not len(centres):
+        return np.zeros(len(queries), np.float32)
+    near: Floats = np.log(np.exp(_SHARPNESS * (queries @ centres.T)).mean(-1)) / _SHARPNESS
+    return near
+
+
+def scores(queries: Floats, keys: Floats, scale: float, bias: float, background: Floats) -> Floats:
+    """Return [m], 0..1: sigmoid(scale * (nearness to the keys - nearness to the background) + bias)."""
+    logits = scale * (nearness(queries, keys) - nearness(queries, background)) + bias
+    out: Floats = 1.0 / (1.0 + np.exp(-np.clip(logits, -60.0, 60.0)))
+    return out
+
+
+def routing_keys(own: Floats, others: Floats, background: Floats, *, keys: int = KEYS) -> dict[str, Floats]:
+    """Return `keys` [n, key_size], `scale` [1] and `bias` [1] of a pack, as routing.safetensors holds them.
+
+    own, others: unit queries [m, key_size] of the pack's examples and of other messages, at least one each. Keys
+    are the centres of a spherical k-means (Dhillon & Modha, 2001) over `own`; scale and bias are fitted so that
+    both sides weigh the same (Platt, 1999). While they are fitted, an own message is held against its cluster's
+    centre without itself: few examples make no pack look surer than it is.
+    """
+    centres, nearest = _centres(own, min(keys, max(1, len(own) // 4)))
+    near = np.concatenate([_left_out(own, centres, nearest), nearness(others, centres)])
+    near -= nearness(np.concatenate([own, others]), background)
+    wanted = np.concatenate([np.full(len(own), 1 - _SMOOTHING), np.full(len(others), _SMOOTHING)])
+    weight = np.concatenate([np.full(len(own), 0.5 / len(own)), np.full(len(others), 0.5 / len(others))])
+    scale, bias = _logistic(near.astype(np.float64), wanted, weight)
+    return {"keys": centres, "scale": np.array([scale], np.float32), "bias": np.array([bias], np.float32)}
+
+
+def background_centres(queries: Floats) -> Floats:
+    """Return the centres [n, key_size] of messages that belong to no pack."""
+    return _centres(queries, min(BACKGROUND, len(queries)))[0]
+
+
+def _centres(points: Floats, count: int) -> tuple[Floats, NDArray[np.int64]]:
+    """Return `count` unit centres and each point's nearest; seeded far apart, so the same points give the same."""
+    centres = np.empty((count, points.shape[1]), np.float32)
+    centres[0] = _unit(points.mean(0))
+    for k in range(1, count):
+        centres[k] = points[(points @ centres[:k].T).max(1).argmin()]
+    nearest = np.zeros(len(points), np.int64)
+    for _ in range(_ROUNDS):
+        nearest = (points @ centres.T).argmax(1)
+        for k in np.unique(nearest):
+            centres[k] = _unit(points[nearest == k].mean(0))
+    return centres, (points @ centres.T).argmax(1)
+
+
+def _left_out(points: Floats, centres: Floats, nearest: NDArray[np.int64]) -> Floats:
+    """Return each point's nearness to the centres where its own cluster's is made without it."""
+    similar = points @ centres.T
+    for k in np.unique(nearest):
+        members = np.flatnonzero(nearest == k)
+        total = points[members].sum(0)
+        rest = _unit(total[None, :] - points[members])
+        similar[members, k] = np.einsum("md,md->m", points[members], rest) if len(members) > 1 else -1.0
+    near: Floats = np.log(np.exp(_SHARPNESS * similar).mean(1)) / _SHARPNESS
+    return near
+
+
+def _logistic(x: NDArray[np.float64], wanted: NDArray[np.float64], weight: NDArray[np.float64]) -> tuple[float, float]:
+    """Fit sigmoid(scale * x + bias) to `wanted` by Newton's method; the scale is positive and at most 100."""
+    fit = np.array([10.0, -5.0])
+    design = np.stack([x, np.ones_like(x)], 1)
+    for _ in range(100):
+        p = 1.0 / (1.0 + np.exp(-np.clip(design @ fit, -60, 60)))
+        slope = design.T @ (weight * (p - wanted)) + np.array([2e-5 * fit[0], 0.0])
+        curve = (design * (weight * p * (1 - p))[:, None]).T @ design + np.diag([2e-5, 1e-9])
+        step = np.linalg.solve(curve, slope)
+        fit -= step * min(1.0, 10.0 / max(1e-12, float(np.abs(step).max())))
+        if np.abs(step).max() < 1e-9:
+            break
+    if not 1.0 <= fit[0] <= 100.0:  # nothing tells the two apart, or everything does
+        fit[0] = min(100.0, max(1.0, fit[0] if np.isfinite(fit[0]) else 1.0))
+        fit[1] = -fit[0] * float(np.average(x, weights=weight))
+    return float(fit[0]), float(fit[1])
+
+
+def _unit(rows: Floats) -> Floats:
+    out: Floats = rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
+    return out.astype(np.float32)

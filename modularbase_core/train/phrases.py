@@ -1,0 +1,64 @@
+"""Messages written as phrases with slots: `my {body_en} hurts` stands for as many messages as there are body parts.
+
+A file is TOML: `domain`, `[slots]` with lists of words, and `[[requests]]` with intent, lang and texts.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from modularbase_core.errors import DataError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FILLINGS: Final = 12
+"""Messages made of a phrase with slots; one without stands for itself."""
+_SLOT: Final = re.compile(r"\{(\w+)\}")
+
+
+def read_phrases(path: Path, *, seed: int) -> list[dict[str, str]]:
+    """Read a file of phrases and fill its slots; return messages with text, domain, intent and lang.
+
+    Raises DataError when the file is not as it should be, naming the phrase.
+    """
+    try:
+        value = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not TOML: {error}") from error
+    try:
+        requests = list(_requests(value))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is not a file of phrases ({error}); give domain, [slots] and [[requests]]") from error
+    out, random_ = [], random.Random(seed)
+    for intent, language, text in requests:
+        for filled in _fillings(text, value.get("slots", {}), random_, path):
+            out.append({"text": filled, "domain": value["domain"], "intent": intent, "lang": language})
+    return out
+
+
+# Any: what TOML gives
+def _requests(value: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    for request in value["requests"]:
+        for text in request["texts"]:
+            yield request["intent"], request["lang"], text.strip()
+
+
+def _fillings(text: str, slots: Mapping[str, list[str]], random_: random.Random, path: Path) -> list[str]:
+    names = _SLOT.findall(text)
+    for name in names:
+        if not slots.get(name):
+            raise DataError(f"{path}: {text!r} names the slot {name!r}, which has no words; add them under [slots]")
+    if not names:
+        return [text]
+    filled = [_SLOT.sub(lambda found: str(random_.choice(slots[found[1]])), text) for _ in range(FILLINGS)]
+    return list(dict.fromkeys(filled))
