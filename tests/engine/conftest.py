@@ -10,8 +10,8 @@ from tiny_packs import PACK, catalog_of, manifest, write_pack
 
 from modularbase_core.config import EngineConfig
 from modularbase_core.host import Parts
+from modularbase_core.host.builtin import hooks_of
 from modularbase_core.packs.catalog import plugin_manager
-from modularbase_core.packs.hooks import Hooks
 
 MORE = ("law", "poetry")
 
@@ -33,6 +33,7 @@ def parts_of(cache: Path) -> Callable[..., Parts]:
         for number, plugin in enumerate(plugins):
             manager.register(plugin, name=f"plugin{number}")
         config = EngineConfig(cache_dir=cache, **{"hot_tokens": 8192, **settings})
-        return Parts(config, catalog_of(packs), None, Hooks(manager))
+        catalog = catalog_of(packs)
+        return Parts(config, catalog, None, hooks_of(catalog, manager))
 
     return wire
