@@ -53,12 +53,21 @@ def parse_json(content: bytes) -> Any:  # Any: whatever JSON holds
     return value
 
 
+def shown(value: object) -> str:
+    """Return a value as a sentence can show it: short, and nothing in it that a terminal obeys."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        return f"a {type(value).__name__} that is nested too deeply"
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     whole = dict(pairs)
     if len(whole) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {twice!r} stands there twice")
+        raise ValueError(f"the key {shown(twice)} stands there twice")
     return whole
 
 
@@ -68,15 +77,11 @@ def _constant(name: str) -> NoReturn:
 
 def _float(text: str) -> float:
     if not isfinite(value := float(text)):
-        raise ValueError(f"{_short(text)} is too large a number")
+        raise ValueError(f"{shown(text)} is too large a number")
     return value
 
 
 def _int(text: str) -> int:
     if len(text.lstrip("-")) > _MAX_DIGITS:
-        raise ValueError(f"{_short(text)} is too large a number")
+        raise ValueError(f"{shown(text)} is too large a number")
     return int(text)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 20 else f"{text[:8]}... ({len(text)} characters)"

@@ -1,23 +1,31 @@
 """manifest.json: what a pack says about itself, and what is refused.
 
-Reads and writes the file; whether its claims hold (digests, shapes) is `sdk.testing`'s and the loader's.
+Reads and writes the file, and decides what its keys mean together; `readers` decides how each is spelt. Whether its
+claims hold (digests, shapes) is `sdk.testing`'s and the loader's. `manifest.schema.json` says the same to others.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Final
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from packaging.version import InvalidVersion, Version
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
-from modularbase_core.errors import ArchitectureError, ManifestError, nearest
-from modularbase_core.sdk.architecture import Architecture, architecture_from_dict, architecture_to_dict
+from modularbase_core.errors import ManifestError, nearest
+from modularbase_core.sdk.architecture import (
+    Architecture,
+    architecture_key,
+    architecture_to_dict,
+    hidden_width,
+    layer_count,
+)
 from modularbase_core.sdk.files import file_sha256, write_atomically
+from modularbase_core.sdk.jsonfile import read_json, shown
+from modularbase_core.sdk.readers import READERS, as_specifier
 
 MANIFEST_FILE: Final = "manifest.json"
 WEIGHTS_FILE: Final = "model.safetensors"
@@ -30,7 +38,7 @@ SCHEMA: Final = 1
 KIND_OF_TYPE: Final = {"base": "base", "router": "router", "system": "pack", "domain": "pack"}
 """Pack type to the kind of its architecture."""
 
-_ID: Final = re.compile(r"[a-z0-9]+([_-][a-z0-9]+)*")
+_LIMIT_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,63 +48,88 @@ class Dependency:
     id: str
     version: str = ""
 
-    def __post_init__(self) -> None:
-        _check_id(self.id, "dependency id")
-        _specifier(self.version, f"dependency {self.id!r}")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """A pack's description; see the field names in `manifest.json`.
+    """A pack's description; see the field names in `manifest.json`. Raises ManifestError on what a file may not say.
 
-    type: base, router, system (resident, like general chat) or domain. base: id of the base that it was trained
-    with, None for a base itself. base_compatibility: versions of that base, as prefixes (`1.0`) or specifiers
-    (`>=1.0,<2`); any one suffices. files: SHA-256 by path inside the pack.
+    name: the id where it is empty. type: base, router, system (resident, like general chat) or domain. base: id of
+    the base that it was trained with; None for a base itself, and for a pack that takes any base whose version and
+    shapes fit. base_compatibility: versions of the base, as prefixes (`1.0`) or specifiers (`>=1.0,<2`); any one
+    suffices. fallback: ids of packs that may answer in its place, the best first. architecture: None where only a
+    description is given. architecture_key, layers, hidden_size: of the architecture, for those who only list packs.
+    files: SHA-256 by path inside the pack. downloads: where to fetch those of them that the pack comes without.
     """
 
     id: str
     name: str = ""
     version: str
     type: str = "domain"
-    architecture: Architecture | None = None
-    architecture_key: str | None = None
-    layers: int | None = None
-    hidden_size: int | None = None
-    base: str | None = None
-    base_compatibility: tuple[str, ...] = ()
-    aliases: tuple[str, ...] = ()
+    description: str = ""
+    licence: str = ""
     languages: tuple[str, ...] = ()
     keywords: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    base: str | None = None
+    base_compatibility: tuple[str, ...] = ()
     dependencies: tuple[Dependency, ...] = ()
     fallback: tuple[str, ...] = ()
-    licence: str = ""
     size_mb: float = 0.0
+    layers: int | None = None
+    hidden_size: int | None = None
+    architecture_key: str | None = None
+    architecture: Architecture | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     downloads: Mapping[str, str] = field(default_factory=dict)
-    description: str = ""
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
-        if self.schema != SCHEMA:
-            raise ManifestError(f"schema is {self.schema}, this version reads {SCHEMA}; upgrade modularbase")
-        for word in (self.id, *self.aliases):
-            _check_id(word, "id or alias")
         if not self.name:
             object.__setattr__(self, "name", self.id)
-        _version(self.version)
+        for key, value in self.to_dict().items():
+            READERS[key](value, key)
+        if self.schema != SCHEMA:
+            raise ManifestError(f"schema is {self.schema}, this version reads {SCHEMA}; upgrade modularbase")
         if self.type not in KIND_OF_TYPE:
-            raise ManifestError(f"type is {self.type!r}; use one of {', '.join(KIND_OF_TYPE)}")
-        if self.architecture is not None and self.architecture.kind != KIND_OF_TYPE[self.type]:
+            raise ManifestError(f"type is {shown(self.type)}; use one of {', '.join(KIND_OF_TYPE)}")
+        if self.base is not None and self.type == "base":
+            raise ManifestError(f"base is {self.base!r}, but a base has no base; correct base or type")
+        self._check_packs()
+        self._check_files()
+        self._check_architecture()
+
+    def _check_packs(self) -> None:
+        for key, named in (("dependencies", [one.id for one in self.dependencies]), ("fallback", self.fallback)):
+            if self.id in named:
+                raise ManifestError(f"{key} names {self.id!r}, the pack itself; remove it")
+
+    def _check_files(self) -> None:
+        for name in self.files:
+            if name.startswith("tokenizer/") and self.type != "base":
+                raise ManifestError(
+                    f"files names {name!r}, but pack tokens are not supported by this version; only a base brings a "
+                    "tokenizer, remove it"
+                )
+        # a manifest still to be written lists no files yet
+        for name in self.downloads if self.files else ():
+            if name not in self.files:
+                raise ManifestError(
+                    f"downloads names {name!r}, which files does not; give its SHA-256 there{nearest(name, self.files)}"
+                )
+
+    def _check_architecture(self) -> None:
+        if self.architecture is None:
+            return
+        if self.architecture.kind != KIND_OF_TYPE[self.type]:
             raise ManifestError(
                 f"architecture.kind is {self.architecture.kind!r}, but type {self.type!r} needs "
                 f"{KIND_OF_TYPE[self.type]!r}; correct one of them"
             )
-        if self.base is not None and self.type == "base":
-            raise ManifestError(f"base is {self.base!r}, but a base has no base; correct base or type")
-        for wanted in self.base_compatibility:
-            _specifier(_as_specifier(wanted), "base_compatibility")
-        for name, digest in self.files.items():
-            _check_file(name, digest)
+        for key, of_it in _facts(self.architecture).items():
+            given = getattr(self, key)
+            if given not in (None, of_it):
+                what = f"its architecture has {of_it!r}" if of_it is not None else "a router has none"
+                raise ManifestError(f"{key} is {given!r}, but {what}; write the manifest again")
 
     @property
     def network(self) -> Architecture:
@@ -109,20 +142,13 @@ class Manifest:
 
     def admits_base(self, version: str) -> bool:
         """Tell whether this pack was made for `version` of its base; no base_compatibility means any."""
-        specifiers = [SpecifierSet(_as_specifier(wanted), prereleases=True) for wanted in self.base_compatibility]
+        specifiers = [SpecifierSet(as_specifier(wanted), prereleases=True) for wanted in self.base_compatibility]
         return not specifiers or any(Version(version) in specifier for specifier in specifiers)
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
         """Read a manifest.json; raises ManifestError, one sentence that begins with `path`."""
-        try:
-            value = json.loads(path.read_bytes())
-        except FileNotFoundError as error:
-            raise ManifestError(f"{path} is missing; install the pack again") from error
-        except OSError as error:
-            raise ManifestError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
-        except (ValueError, RecursionError) as error:
-            raise ManifestError(f"{path} is not JSON ({error}); correct it or install the pack again") from error
+        value = read_json(path, _LIMIT_BYTES, ManifestError)
         try:
             return cls.from_dict(value)
         except ManifestError as error:
@@ -132,16 +158,19 @@ class Manifest:
     def from_dict(cls, value: object) -> Manifest:
         """Read what `to_dict` wrote; raises ManifestError on an unknown or missing key and a wrong value."""
         if not isinstance(value, dict):
-            raise ManifestError(f"a manifest is a JSON object, not {type(value).__name__}; write one with id and type")
-        known = {item.name for item in fields(cls)}
+            raise ManifestError(
+                f"a manifest is a JSON object, not {type(value).__name__}; write one with id and version"
+            )
         for key in value:
-            if key not in known:
-                raise ManifestError(f"unknown key {key!r}{nearest(key, known)}; rename or remove it")
+            if key not in READERS:
+                raise ManifestError(f"unknown key {shown(key)}{nearest(key, READERS)}; rename or remove it")
         for key in ("id", "version"):
             if key not in value:
                 raise ManifestError(f"lacks the key {key!r}; add it")
         # Any, because each reader has its own type
-        read: dict[str, Any] = {key: _READERS[key](item, key) for key, item in value.items()}
+        read: dict[str, Any] = {key: READERS[key](item, key) for key, item in value.items()}
+        if "dependencies" in read:
+            read["dependencies"] = tuple(Dependency(**item) for item in read["dependencies"])
         return cls(**read)
 
     def to_dict(self) -> dict[str, Any]:
@@ -149,145 +178,37 @@ class Manifest:
         plain: dict[str, Any] = {"schema": self.schema}
         for key in (item.name for item in fields(self)):
             value = getattr(self, key)
-            plain[key] = list(value) if isinstance(value, tuple) else value
-        for key in ("architecture", "architecture_key", "layers", "hidden_size", "base"):
-            if plain[key] is None:
-                del plain[key]
+            if value is not None:
+                plain[key] = list(value) if isinstance(value, tuple) else value
+        plain["dependencies"] = [{"id": item.id, "version": item.version} for item in self.dependencies]
         if self.architecture is not None:
             plain["architecture"] = architecture_to_dict(self.architecture)
-        plain["dependencies"] = [{"id": item.id, "version": item.version} for item in self.dependencies]
-        plain["files"] = dict(self.files)
-        plain["downloads"] = dict(self.downloads)
+        plain["files"], plain["downloads"] = dict(self.files), dict(self.downloads)
         return plain
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> Manifest:
-    """Write `directory`/manifest.json with the digests and size of the data files there; return it as written."""
+    """Write `directory`/manifest.json with the digests and size of the data files there; return it as written.
+
+    A file that is to be downloaded and not there keeps the digest that `manifest` gives it, and the size its number.
+    """
     present = [name for name in DATA_FILES if (directory / name).is_file()]
-    size_bytes = sum((directory / name).stat().st_size for name in present)
+    absent = {name: manifest.files[name] for name in manifest.downloads if name in manifest.files.keys() - set(present)}
+    size_mb = round(sum((directory / name).stat().st_size for name in present) / 1e6, 3)
     whole = replace(
         manifest,
-        files={name: file_sha256(directory / name) for name in present},
-        size_mb=round(size_bytes / 1e6, 3),
+        files={**{name: file_sha256(directory / name) for name in present}, **absent},
+        size_mb=max(size_mb, manifest.size_mb) if absent else size_mb,
+        **(_facts(manifest.architecture) if manifest.architecture is not None else {}),
     )
     text = json.dumps(whole.to_dict(), ensure_ascii=False, indent=2) + "\n"
     write_atomically(directory / MANIFEST_FILE, [text.encode()])
     return whole
 
 
-def _check_id(word: str, what: str) -> None:
-    if not _ID.fullmatch(word):
-        raise ManifestError(f"{what} is {word!r}; use lower-case letters and digits, joined by - or _")
-
-
-def _check_file(name: str, digest: str) -> None:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or path.as_posix() != name or name in ("", "."):
-        raise ManifestError(f"files names {name!r}; use a path inside the pack, with /")
-    if not re.fullmatch(r"[0-9a-f]{64}", digest):
-        raise ManifestError(f"files gives {digest!r} for {name!r}; expected a SHA-256 of 64 hex digits")
-
-
-def _version(text: str) -> None:
-    try:
-        Version(text)
-    except InvalidVersion as error:
-        raise ManifestError(f"version is {text!r}; use one like 1.0.0") from error
-
-
-def _specifier(text: str, what: str) -> None:
-    try:
-        SpecifierSet(text)
-    except InvalidSpecifier as error:
-        raise ManifestError(f"{what} has the version {text!r}; use one like 1.0 or >=1.0,<2") from error
-
-
-def _as_specifier(wanted: str) -> str:
-    return f"=={wanted}.*" if wanted[:1].isdigit() else wanted
-
-
-# what the readers take is whatever JSON held
-def _text(value: Any, key: str) -> str:
-    if not isinstance(value, str):
-        raise ManifestError(f"{key} is {value!r}; expected a string")
-    return value
-
-
-def _texts(value: Any, key: str) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise ManifestError(f"{key} is {value!r}; expected a list of strings")
-    return tuple(_text(item, key) for item in value)
-
-
-def _number(value: Any, key: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
-        raise ManifestError(f"{key} is {value!r}; expected a number that is not negative")
-    return value
-
-
-def _count(value: Any, key: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-        raise ManifestError(f"{key} is {value!r}; expected a positive whole number")
-    return value
-
-
-def _schema(value: Any, key: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ManifestError(f"{key} is {value!r}; expected {SCHEMA}")
-    return value
-
-
-def _base(value: Any, key: str) -> str | None:
-    return None if value is None else _text(value, key)
-
-
-def _architecture(value: Any, key: str) -> Architecture:
-    if not isinstance(value, dict):
-        raise ManifestError(f"{key} is {value!r}; expected an object with a kind")
-    try:
-        return architecture_from_dict(value)
-    except ArchitectureError as error:
-        raise ManifestError(str(error)) from error
-
-
-def _dependencies(value: Any, key: str) -> tuple[Dependency, ...]:
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise ManifestError(f"{key} is {value!r}; expected a list of objects with id and version")
-    for item in value:
-        for name in item:
-            if name not in ("id", "version"):
-                raise ManifestError(f"{key} has the unknown key {name!r}{nearest(name, ('id', 'version'))}; remove it")
-        if "id" not in item:
-            raise ManifestError(f"{key} has an entry without id; add it")
-    return tuple(Dependency(**{name: _text(text, f"{key}.{name}") for name, text in item.items()}) for item in value)
-
-
-def _files(value: Any, key: str) -> dict[str, str]:
-    if not isinstance(value, dict):
-        raise ManifestError(f"{key} is {value!r}; expected an object of SHA-256 by path")
-    return {name: _text(digest, key) for name, digest in value.items()}
-
-
-_READERS: Final[Mapping[str, Callable[[Any, str], object]]] = {
-    "schema": _schema,
-    "id": _text,
-    "name": _text,
-    "version": _text,
-    "type": _text,
-    "architecture": _architecture,
-    "architecture_key": _text,
-    "layers": _count,
-    "hidden_size": _count,
-    "base": _base,
-    "base_compatibility": _texts,
-    "aliases": _texts,
-    "languages": _texts,
-    "keywords": _texts,
-    "dependencies": _dependencies,
-    "fallback": _texts,
-    "licence": _text,
-    "size_mb": _number,
-    "files": _files,
-    "downloads": _files,
-    "description": _text,
-}
+def _facts(architecture: Architecture) -> dict[str, Any]:  # Any: two numbers and a text
+    return {
+        "layers": layer_count(architecture),
+        "hidden_size": hidden_width(architecture),
+        "architecture_key": architecture_key(architecture),
+    }

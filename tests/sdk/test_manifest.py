@@ -2,8 +2,8 @@ import json
 import re
 
 import pytest
+from drawing import manifests
 from hypothesis import given
-from hypothesis import strategies as st
 from tiny_packs import BASE, PACK, ROUTER, manifest
 
 from modularbase_core.errors import ManifestError
@@ -11,31 +11,48 @@ from modularbase_core.sdk.architecture import architecture_to_dict
 from modularbase_core.sdk.files import file_sha256
 from modularbase_core.sdk.manifest import Dependency, Manifest, write_manifest
 
-words = st.from_regex(r"[a-z0-9]{1,5}([_-][a-z0-9]{1,3})?", fullmatch=True)
-texts = st.lists(st.text(max_size=8), max_size=3).map(tuple)
-manifests = st.builds(
-    Manifest,
-    id=words,
-    name=st.text(max_size=8),
-    version=st.from_regex(r"[0-9]{1,2}\.[0-9](\.[0-9])?", fullmatch=True),
-    type=st.sampled_from(["system", "domain"]),
-    architecture=st.just(PACK),
-    base=words,
-    base_compatibility=st.lists(st.sampled_from(["1", "1.0", ">=1.0,<2", "~=1.1"]), max_size=2).map(tuple),
-    aliases=st.lists(words, max_size=2).map(tuple),
-    languages=texts,
-    keywords=texts,
-    dependencies=st.lists(st.builds(Dependency, id=words, version=st.sampled_from(["", ">=1.1"])), max_size=2).map(
-        tuple
-    ),
-    licence=st.text(max_size=8),
-    size_mb=st.floats(0, 1e6),
-    files=st.dictionaries(words, st.from_regex(r"[0-9a-f]{64}", fullmatch=True), max_size=2),
-    description=st.text(max_size=20),
-)
+EXAMPLE_OF_THE_DESIGN = """{
+  "id": "python_code",
+  "name": "Python代码包",
+  "version": "1.0.0",
+  "type": "domain",
+  "size_mb": 200,
+  "layers": 6,
+  "hidden_size": 1024,
+  "keywords": ["python", "代码", "编程"],
+  "dependencies": []
+}"""
+EXAMPLE_OF_VERSIONS = """{
+  "id": "python_code",
+  "version": "1.0.0",
+  "base_compatibility": ["1.0", "1.1", "1.2"],
+  "dependencies": [
+    {"id": "reasoning", "version": ">=1.1"}
+  ]
+}"""
 
 
-@given(manifests)
+def test_the_manifest_of_the_design_is_read_as_it_stands(tmp_path):
+    (tmp_path / "manifest.json").write_text(EXAMPLE_OF_THE_DESIGN, encoding="utf-8")
+    read = Manifest.read(tmp_path / "manifest.json")
+    assert (read.id, read.name, read.version, read.type) == ("python_code", "Python代码包", "1.0.0", "domain")
+    assert (read.size_mb, read.layers, read.hidden_size) == (200, 6, 1024)
+    assert read.keywords == ("python", "代码", "编程")
+    assert (read.schema, read.base, read.architecture, read.dependencies) == (1, None, None, ())
+    with pytest.raises(ManifestError, match="pack 'python_code' describes no network, so it cannot run; add its arch"):
+        _ = read.network
+
+
+def test_the_manifest_of_versions_is_read_as_it_stands(tmp_path):
+    (tmp_path / "manifest.json").write_text(EXAMPLE_OF_VERSIONS, encoding="utf-8")
+    read = Manifest.read(tmp_path / "manifest.json")
+    assert (read.id, read.name, read.type) == ("python_code", "python_code", "domain")
+    assert read.dependencies == (Dependency("reasoning", ">=1.1"),)
+    admitted = ["1.0", "1.0.7", "1.1", "1.2.3", "1.3", "0.9", "2.0"]
+    assert [version for version in admitted if read.admits_base(version)] == ["1.0", "1.0.7", "1.1", "1.2.3"]
+
+
+@given(manifests())
 def test_a_manifest_survives_json(described):
     assert Manifest.from_dict(json.loads(json.dumps(described.to_dict()))) == described
 
@@ -53,21 +70,24 @@ def plain(**changes):
         ({"id": ...}, "lacks the key 'id'; add it"),
         ({"schema": 2}, "schema is 2, this version reads 1; upgrade modularbase"),
         ({"schema": "1"}, "schema is '1'; expected 1"),
-        ({"id": "Python Code"}, "id or alias is 'Python Code'; use lower-case letters"),
+        ({"id": "Python Code"}, "id is 'Python Code'; use lower-case letters"),
         ({"aliases": ["a", 3]}, "aliases is 3; expected a string"),
         ({"keywords": "python"}, "keywords is 'python'; expected a list of strings"),
         ({"version": "new"}, r"version is 'new'; use one like 1\.0\.0"),
         ({"type": "pack"}, "type is 'pack'; use one of base, router, system, domain"),
         ({"type": "router"}, "architecture.kind is 'pack', but type 'router' needs 'router'"),
         ({"type": "base", "architecture": ...}, "base is 'tiny-base', but a base has no base; correct base or type"),
-        ({"base_compatibility": ["new"]}, "base_compatibility has the version 'new'"),
+        ({"base_compatibility": ["new"]}, "base_compatibility is 'new'; use a version like 1.0 or a range like"),
         ({"dependencies": [{"id": "a", "versoin": "1"}]}, r"unknown key 'versoin' \(did you mean 'version'\?\)"),
         ({"dependencies": [{"version": ">=1"}]}, "dependencies has an entry without id"),
         ({"dependencies": ["reasoning"]}, r"dependencies is \['reasoning'\]; expected a list of objects"),
-        ({"dependencies": [{"id": "a", "version": "newest"}]}, "dependency 'a' has the version 'newest'"),
+        (
+            {"dependencies": [{"id": "a", "version": "newest"}]},
+            "dependencies.version of 'a' is 'newest'; use a range like",
+        ),
         ({"size_mb": -1}, "size_mb is -1; expected a number that is not negative"),
-        ({"files": {"../secret": "0" * 64}}, r"files names '\.\./secret'; use a path inside the pack"),
-        ({"files": {"model.safetensors": "abc"}}, "files gives 'abc' for 'model.safetensors'; expected a SHA-256"),
+        ({"files": {"../secret": "0" * 64}}, r"files names '\.\./secret'; use a path of a file inside the pack"),
+        ({"files": {"model.safetensors": "abc"}}, "files: model.safetensors is 'abc'; use a SHA-256 of 64 hex digits"),
         ({"files": []}, r"files is \[\]; expected an object"),
         ({"architecture": "pack"}, "architecture is 'pack'; expected an object"),
         ({"architecture": {"kind": "pakc"}}, r"architecture\.kind is 'pakc'; use one of base, pack, router"),
