@@ -29,6 +29,7 @@ class Prefetcher:
         self._slots, self._history = slots, history or History()
         self._make_runner = runner or (lambda: ThreadPoolExecutor(1, "prefetch"))
         self._runner: Executor | None = None
+        self._latest: tuple[str, ...] = ()
         self._newest = 0
         self._running: Future[None] | None = None
 
@@ -47,9 +48,11 @@ class Prefetcher:
             self._start([(pack_id, {*pack_ids, *waiting, *likely[:rank]}) for rank, pack_id in enumerate(likely)])
 
     def begun(self, before: Sequence[str], pack_ids: Sequence[str]) -> None:
-        """Hear that one turn of a conversation followed another of `before` (none: the first)."""
+        """Hear that a turn followed one of `before`; where a conversation has none, the latest of all is meant."""
+        before = before or self._latest
         if before and pack_ids:
             self._history.observe(before[0], pack_ids[0])
+        self._latest = tuple(pack_ids)
 
     def wait(self) -> None:
         """Return when nothing is under way."""

@@ -120,11 +120,12 @@ def test_what_waiting_turns_need_is_not_evicted_for_a_habit(slots: Slots[str], l
 
 def test_turn_after_turn_is_counted_and_kept_when_closed(slots: Slots[str], later: Later, tmp_path) -> None:
     prefetcher = Prefetcher(slots, History(tmp_path / "history.json"), lambda: later)
-    prefetcher.begun([], ["a"])
     for _ in range(2):
         prefetcher.begun(["a", "x"], ["b", "y"])
+        prefetcher.begun([], ["c"])  # a new conversation follows what was before
     prefetcher.close()
-    assert History(tmp_path / "history.json").likely("a") == ["b"]
+    history = History(tmp_path / "history.json")
+    assert [history.likely(one) for one in "abc"] == [["b"], ["c"], []]
 
 
 def test_a_pack_that_cannot_be_loaded_is_left_for_its_turn(slots: Slots[str], later: Later) -> None:
