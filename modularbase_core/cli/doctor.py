@@ -105,7 +105,7 @@ def _faults(catalog: Catalog) -> dict[str, str]:
     faults = {}
     for one in catalog.packs:
         try:
-            check_pack(one.pack.directory)
+            check_pack(one.pack.directory, store=one.pack.store)
         except ModularBaseError as error:
             faults[one.id] = str(error)
     return faults

@@ -2,13 +2,23 @@ import dataclasses
 import json
 import subprocess
 import sys
+import time
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 from tiny_packs import BASE, PACK, ROUTER, manifest, write_pack, write_tiny_set
 
+from modularbase_core.device.weights import write_weights
 from modularbase_core.errors import ManifestError, WeightsError
-from modularbase_core.sdk.manifest import write_manifest
+from modularbase_core.sdk.manifest import Manifest, write_manifest
+from modularbase_core.sdk.tensorfile import read_header
 from modularbase_core.sdk.testing import check_pack
+from modularbase_core.sdk.values import check_finite
+
+PYTHON = manifest("python_code", "domain", PACK)
 
 
 def test_every_pack_of_the_tiny_set_passes(tmp_path):
@@ -49,12 +59,157 @@ def test_weights_of_another_architecture_are_told(python):
         check_pack(python)
 
 
-@pytest.mark.parametrize(("content", "told"), [("{", "is not JSON"), ("{}", "holds dict; expected a list")])
-def test_examples_that_are_no_list_are_told(python, content, told):
-    (python / "examples.json").write_text(content)
-    write_manifest(python, manifest("python_code", "domain", PACK))
+def test_examples_that_cannot_be_read_are_told(python):
+    (python / "examples.json").write_text("{}")
+    write_manifest(python, PYTHON)
+    with pytest.raises(ManifestError, match="holds dict; expected a list"):
+        check_pack(python)
+
+
+def test_a_pack_that_describes_no_network_is_told(python):
+    write_manifest(python, Manifest(id="python_code", version="1.0.0"))
+    with pytest.raises(ManifestError, match="describes no network, so it cannot run"):
+        check_pack(python)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("model.bin", "may run code when it is read, but a pack is data"),
+        ("model.PT", "may run code when it is read, but a pack is data"),
+        ("notes/setup.py", "may run code when it is read, but a pack is data"),
+        ("keys.pkl", "may run code when it is read, but a pack is data"),
+        ("logo", r"is no file of a pack \(safetensors, JSON, Markdown or text\); remove it"),
+        (".hidden", r"is no file of a pack"),
+        ("more.safetensors", "is not listed under files; remove it"),
+        ("tokenizer/tokens.json", "is there, but pack tokens are not supported by this version; remove it"),
+    ],
+)
+def test_what_is_no_data_of_a_pack_is_refused(python, name, told):
+    (python / name).parent.mkdir(exist_ok=True)
+    (python / name).write_text("[]")
     with pytest.raises(ManifestError, match=told):
         check_pack(python)
+
+
+@pytest.mark.parametrize("name", ["README.md", "LICENSE", "credits.txt"])
+def test_what_people_read_may_lie_there_unlisted(python, name):
+    (python / name).write_text("for people")
+    assert check_pack(python).id == "python_code"
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_values_that_are_not_finite_are_told(python, value, dtype):
+    tensors = load_file(python / "model.safetensors")
+    norm = tensors["experts.layers.0.ffn_norm.weight"].astype(dtype)
+    norm[-1] = value
+    save_file({**tensors, "experts.layers.0.ffn_norm.weight": norm}, python / "model.safetensors")
+    write_manifest(python, PYTHON)
+    with pytest.raises(WeightsError, match=r"'experts\.layers\.0\.ffn_norm\.weight' holds values that are not finite"):
+        check_pack(python)
+
+
+def test_a_scale_that_is_not_finite_is_told(python):
+    tensors = load_file(python / "model.safetensors")
+    tensors["input_adapter.weight.scale"][0, 0] = np.inf
+    save_file(tensors, python / "model.safetensors")
+    write_manifest(python, PYTHON)
+    with pytest.raises(WeightsError, match=r"'input_adapter\.weight\.scale' holds values that are not finite"):
+        check_pack(python)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@given(
+    st.lists(st.floats(width=16, allow_nan=True, allow_infinity=True) | st.floats(width=32), min_size=1, max_size=40)
+)
+def test_finite_is_what_numpy_calls_so(tmp_path_factory, dtype, values):
+    path = tmp_path_factory.getbasetemp() / "w.safetensors"
+    with np.errstate(over="ignore"):
+        array = np.array(values, np.float32).astype(dtype)
+    save_file({"w": array}, path)
+    if np.isfinite(array).all():
+        check_finite(path, read_header(path))
+    else:
+        with pytest.raises(WeightsError, match="not finite"):
+            check_finite(path, read_header(path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"keys": 2 * np.eye(2, 16, dtype=np.float32)}, "row 0 of 'keys' has the length 2, expected 1"),
+        ({"keys": np.zeros((1, 16), np.float32)}, "row 0 of 'keys' has the length 0, expected 1"),
+        ({"keys": np.zeros((0, 16), np.float32)}, r"'keys' has shape \[0, 16\], expected \[any, 16\]"),
+        ({"keys": np.eye(2, 8, dtype=np.float32)}, r"'keys' has shape \[2, 8\], expected \[any, 16\]"),
+        ({"scale": np.full(1, np.nan, np.float32)}, "'scale' holds values that are not finite"),
+        ({"more": np.ones(1, np.float32)}, "unknown tensor 'more'"),
+    ],
+)
+def test_routing_keys_that_no_query_can_meet_are_told(python, changes, told):
+    path = python / "routing.safetensors"
+    save_file({**load_file(path), **changes}, path)
+    write_manifest(python, PYTHON)
+    with pytest.raises(WeightsError, match=told):
+        check_pack(python, key_size=16)
+
+
+def test_quantised_routing_keys_are_taken(python):
+    rows = np.random.default_rng(0).normal(size=(3, 32)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    one = np.ones(1, np.float32)
+    write_weights(python / "routing.safetensors", {"keys": rows, "scale": one, "bias": one})
+    write_manifest(python, PYTHON)
+    assert check_pack(python, key_size=32).id == "python_code"
+
+
+def test_a_base_is_not_routed_to(tmp_path):
+    base = write_pack(tmp_path / "base", manifest("tiny-base", "base", BASE))
+    (base / "routing.safetensors").write_bytes(b"")
+    with pytest.raises(ManifestError, match="nothing is routed to a base"):
+        check_pack(base)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "is no tokenizer of the tokenizers library"),
+        ('{"model": {"vocab": {"a": true}}}', "is no tokenizer of the tokenizers library"),
+        ('{"model": {"vocab": {"a": 8192}}}', "has token ids up to 8192, but the network's vocabulary_size is 8192"),
+        ('{"model": {"vocab": {"a": 0}}, "added_tokens": [{"id": 9000}]}', "has token ids up to 9000"),
+        ('{"model": {"vocab": {"a": 0}}, "added_tokens": ["<s>"]}', "is no tokenizer of the tokenizers library"),
+    ],
+)
+def test_a_tokenizer_that_the_base_cannot_use_is_told(tmp_path, content, told):
+    base = write_pack(tmp_path / "base", manifest("tiny-base", "base", BASE))
+    (base / "tokenizer/tokenizer.json").write_text(content)
+    write_manifest(base, manifest("tiny-base", "base", BASE))
+    with pytest.raises(ManifestError, match=told):
+        check_pack(base)
+
+
+def test_downloaded_weights_are_checked_where_they_are_stored(python, tmp_path):
+    described = dataclasses.replace(PYTHON, downloads={"model.safetensors": "https://example.org/python.safetensors"})
+    digest = write_manifest(python, described).files["model.safetensors"]
+    store = tmp_path / "weights"
+    store.mkdir()
+    (python / "model.safetensors").rename(store / digest)
+    with pytest.raises(ManifestError, match=r"model\.safetensors of pack 'python_code' is not downloaded yet"):
+        check_pack(python)
+    assert check_pack(python, store=store).downloads == described.downloads
+    (store / digest).write_bytes(b"other")
+    with pytest.raises(WeightsError, match="has SHA-256"):
+        check_pack(python, store=store)
+
+
+@pytest.mark.parametrize("code", [np.float16, np.float32])
+def test_the_values_of_a_large_pack_are_looked_at_within_a_second(tmp_path, code):
+    path = tmp_path / "w.safetensors"
+    save_file({"w": np.full((64 << 20) // np.dtype(code).itemsize, np.finfo(code).max, code)}, path)
+    begun = time.process_time()
+    check_finite(path, read_header(path))
+    assert time.process_time() - begun < 1
 
 
 def test_a_base_without_a_tokenizer_is_told(tmp_path):
