@@ -14,7 +14,8 @@ from modularbase_core.train.recipe import read_recipe
 
 ROOT = Path(__file__).parents[1]
 READMES = [ROOT / "README.md", ROOT / "docs" / "README.zh-CN.md"]
-CARDS = sorted(ROOT.glob("plugins_example/*/README.md"))
+# a plugin without recipes has no model to tell of
+CARDS = sorted(path for path in ROOT.glob("plugins_example/*/README.md") if (path.parent / "recipes").is_dir())
 PAGES = [*READMES, *CARDS]
 FENCE = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
