@@ -217,7 +217,7 @@ def needed(found: Sequence[Found]) -> list[str]:
                 raise PackError(
                     f"{one.wheel.distribution} needs {requirement}, but {have} was asked for; name another version"
                 )
-            if not fits or (requirement.url or requirement.extras) and name not in coming:
+            if not fits or ((requirement.url or requirement.extras) and name not in coming):
                 lacking[str(requirement)] = None
     return list(lacking)
 
