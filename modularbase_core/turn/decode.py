@@ -99,6 +99,7 @@ class Decoding:
     def _mixed(
         self, sequences: Sequence_[Sequence], placed: Placed, hidden: Tensor, calls: Sequence_[Sequence_[Call]]
     ) -> Tensor:
+        # pack after pack: on two cores one launch for two packs could save 2 to 5 % of a step (tests/bench/fusion.py)
         parts = []
         for routed, of_pack in zip(sequences[0].route.packs, calls, strict=True):
             parts.append((placed[routed.id].run(hidden, of_pack, sequences, self._buffers), routed.weight))

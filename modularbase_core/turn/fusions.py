@@ -23,7 +23,8 @@ class Shares:
     """The shares that a fusion gives, less those of packs that contradict the one that leads.
 
     contradiction: a pack whose output's cosine with the heaviest pack's is below it gives its share to that one, at
-    that token; -1 switches it off.
+    that token; -1 switches it off. Below the default, 0.3, the shipped packs agree on the next token in 16 % of cases
+    at most, above 0.6 in 54 to 60 % (tests/bench/fusion.py).
     """
 
     def __init__(self, fusion: Fusion, contradiction: float) -> None:
