@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from importlib_metadata import PackageNotFoundError, version
 
-from modularbase_core.cli.pack import describe_packs
+from modularbase_core.cli.pack.list import describe_packs
 from modularbase_core.cli.plugins import describe_plugins, plugin_notes
 from modularbase_core.cli.report import json_option, print_json
 from modularbase_core.cli.settings import installed, read_settings, settings_options

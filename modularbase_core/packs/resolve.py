@@ -36,6 +36,7 @@ def line_up(catalog: Catalog, base_id: str | None = None) -> Lineup:
     Raises PackError when no base, router or general chat is there, or several bases and none was named.
     """
     base = choose_base(catalog, base_id)
+    check_fetched(base)
     fitting, refused = _fitting(catalog, base)
     router = _resident([one for one in fitting if one.manifest.type == "router"], "router", base)
     system = [one for one in fitting if one.manifest.type == "system"]
@@ -92,6 +93,15 @@ def check_compatible(pack: Manifest, base: Manifest) -> None:
         )
 
 
+def check_fetched(pack: InstalledPack) -> None:
+    """Raise PackError when files of `pack` are yet to be downloaded."""
+    if pack.absent:
+        raise PackError(
+            f"{' and '.join(pack.absent)} of pack {pack.id!r} are yet to be downloaded; "
+            f"run `modularbase pack fetch {pack.id}`"
+        )
+
+
 def check_dependencies(pack: Manifest, installed: Mapping[str, Manifest]) -> None:
     """Raise PackError when a pack that `pack` needs is not among the `installed`, or not in that version."""
     for needed in pack.dependencies:
@@ -110,6 +120,7 @@ def _fitting(catalog: Catalog, base: InstalledPack) -> tuple[list[InstalledPack]
     fitting, refused = [], {}
     for one in catalog.of_type("router", "system", "domain"):
         try:
+            check_fetched(one)
             check_compatible(one.manifest, base.manifest)
             fitting.append(one)
         except PackError as error:

@@ -1,4 +1,4 @@
-"""`modularbase pack`: what is installed. Installing and removing is pip's."""
+"""`modularbase pack list`: what is installed, what of it cannot run and why."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from modularbase_core.cli.report import json_option, print_json
+from modularbase_core.cli.report import json_option, lay_out, print_json
 from modularbase_core.cli.settings import installed, read_settings, settings_options
 from modularbase_core.errors import PackError
 
@@ -15,12 +15,7 @@ if TYPE_CHECKING:
     from modularbase_core.packs.catalog import Catalog
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-def pack() -> None:
-    """List the installed packs; pip installs and removes them."""
-
-
-@pack.command(name="list")
+@click.command(name="list")
 @json_option
 @settings_options
 def list_packs(as_json: bool, config_file: Path | None, cache_dir: Path | None) -> None:
@@ -59,6 +54,7 @@ def describe_packs(catalog: Catalog, base_id: str | None) -> dict[str, Any]:
                 "description": one.manifest.description,
                 "distribution": one.distribution,
                 "directory": str(one.pack.directory),
+                "absent": list(one.absent),
                 "refused": refused.get(one.id),
             }
             for one in catalog.packs
@@ -82,8 +78,7 @@ def format_packs(report: dict[str, Any]) -> str:
         )
         for one in report["packs"]
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = lay_out(rows)
     lines += [f"refused: {one['refused']}" for one in report["packs"] if one["refused"]]
     lines += [f"broken: {one['name']} of {one['distribution']}: {one['reason']}" for one in report["broken"]]
     if report["problem"]:
