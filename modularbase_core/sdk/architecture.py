@@ -44,6 +44,7 @@ LARGEST: Final[Mapping[str, int]] = {
 }
 """Sizes beyond which a description is taken for a mistake, before anything is made from it."""
 
+_ADDED: Final = {"heads": 1}  # of a router: what was added later and left alone keeps the keys of manifests
 _T = TypeVar("_T")
 
 
@@ -142,16 +143,19 @@ class PackArchitecture:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouterArchitecture:
-    """Attention pooling of the base's hidden states into a unit query of `key_size`."""
+    """Attention pooling of the base's hidden states, each head over its share of `width`, into a unit query."""
 
     kind: ClassVar[str] = "router"
     base_hidden_size: int
     width: int
     key_size: int
+    heads: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("base_hidden_size", "width", "key_size"):
+        for name in ("base_hidden_size", "width", "key_size", "heads"):
             _check_size(self, name)
+        if self.width % self.heads:
+            raise ArchitectureError(f"width {self.width} is not a multiple of heads {self.heads}")
 
 
 Architecture = BaseArchitecture | PackArchitecture | RouterArchitecture
@@ -202,7 +206,11 @@ def hidden_width(architecture: Architecture) -> int:
 
 def architecture_key(architecture: Architecture) -> str:
     """Return 16 hex digits that equal architectures share."""
-    text = json.dumps(architecture_to_dict(architecture), sort_keys=True)
+    plain = architecture_to_dict(architecture)
+    for name, before in _ADDED.items():
+        if plain.get(name) == before:
+            del plain[name]
+    text = json.dumps(plain, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -220,8 +228,15 @@ def _build(kind: type[_T], value: Mapping[str, Any], where: str) -> _T:
         if name not in value and item.default is MISSING and item.default_factory is MISSING:
             raise ArchitectureError(f"{where} lacks {name!r}")
     # 10000 and 10000.0 are one value, and architectures that are equal share one key
-    floats = {key: float(given) for key, given in value.items() if known[key].type == "float"}
+    floats = {key: _real(given) for key, given in value.items() if known[key].type == "float"}
     return kind(**{**value, **floats})
+
+
+def _real(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return inf
 
 
 def _check_size(owner: object, name: str, least: int = 1) -> None:

@@ -21,6 +21,7 @@ def metadata(wheel):
 def test_the_core_wheel_holds_both_packages_typed_and_the_licence(wheels):
     held = names(wheels["modularbase"])
     assert {"modularbase_core/py.typed", "modularbase_compiler/py.typed", "modularbase_core/host/chat.py"} <= held
+    assert "modularbase_core/sdk/manifest.schema.json" in held
     assert any(name.endswith("licenses/LICENSE") for name in held)
     assert not any(name.startswith(("tests/", "plugins_example/", "docs/")) for name in held)
 

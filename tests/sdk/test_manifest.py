@@ -2,7 +2,7 @@ import json
 import re
 
 import pytest
-from drawing import manifests
+from drawing import EXAMPLE_OF_THE_DESIGN, EXAMPLE_OF_VERSIONS, manifests
 from hypothesis import given
 from tiny_packs import BASE, PACK, ROUTER, manifest
 
@@ -10,26 +10,6 @@ from modularbase_core.errors import ManifestError
 from modularbase_core.sdk.architecture import architecture_to_dict
 from modularbase_core.sdk.files import file_sha256
 from modularbase_core.sdk.manifest import Dependency, Manifest, write_manifest
-
-EXAMPLE_OF_THE_DESIGN = """{
-  "id": "python_code",
-  "name": "Python代码包",
-  "version": "1.0.0",
-  "type": "domain",
-  "size_mb": 200,
-  "layers": 6,
-  "hidden_size": 1024,
-  "keywords": ["python", "代码", "编程"],
-  "dependencies": []
-}"""
-EXAMPLE_OF_VERSIONS = """{
-  "id": "python_code",
-  "version": "1.0.0",
-  "base_compatibility": ["1.0", "1.1", "1.2"],
-  "dependencies": [
-    {"id": "reasoning", "version": ">=1.1"}
-  ]
-}"""
 
 
 def test_the_manifest_of_the_design_is_read_as_it_stands(tmp_path):
