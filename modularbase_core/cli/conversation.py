@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from modularbase_core.turn.sample import SamplingConfig
 
 _HELP: Final = """\
-/packs   the packs that can answer
+/packs   the packs that can answer, their scores for the last message, why they did
 /new     forget the conversation
 /quit    leave (so does Ctrl-D)
 Ctrl-C ends an answer."""
@@ -58,6 +58,7 @@ class Answer:
             plain["scores"] = self.routed.scores
             plain["notes"] = [*self.routed.notes, *(self.finished.notes if self.finished else ())]
         if self.finished:
+            plain["notes"] = [*plain.get("notes", ()), *self.finished.notes]
             plain["finish_reason"] = self.finished.reason
             plain["stop"] = self.finished.stop
             plain["prompt_tokens"] = self.finished.prompt_tokens
@@ -98,6 +99,7 @@ class Conversation:
         self._max_prompt_bytes, self._as_json, self._quiet = max_prompt_bytes, as_json, quiet
         self._opening = [Message("system", system)] if system is not None else []
         self.messages = list(self._opening)
+        self._routed: Routed | None = None
 
     def tell_broken(self) -> None:
         """Say which installed packs cannot answer, a line each."""
@@ -183,20 +185,40 @@ class Conversation:
         elif line == "/new":
             self.messages = list(self._opening)
         elif line == "/packs":
-            routable = [one.manifest for one in self._host.lineup.routable]
-            if self._as_json:
-                keys = ("id", "version", "type", "name")
-                packs = [{key: getattr(one, key) for key in keys} for one in routable]
-                print_json({"packs": packs}, one_line=True)
-                return
-            for one in routable:
-                click.echo(f"{one.id}  {one.version}  {one.type}  {one.name}")
+            self._tell_packs()
         else:
             hint = nearest(line, ("/help", "/packs", "/new", "/quit"))
             raise InputError(f"there is no command {line}{hint}; /help lists them")
 
+    def _tell_packs(self) -> None:
+        """Show who can answer, with scores for the last message and why those that answered it were chosen."""
+        scores = self._routed.scores if self._routed else {}
+        reasons = {one.id: one.reason for one in self._routed.packs} if self._routed else {}
+        packs = [
+            {
+                **{key: getattr(one.manifest, key) for key in ("id", "version", "type", "name")},
+                "score": scores.get(one.id),
+                "reason": reasons.get(one.id),
+            }
+            for one in self._host.lineup.routable
+        ]
+        if self._as_json:
+            print_json({"packs": packs}, one_line=True)
+            return
+        packs.sort(key=lambda one: (one["reason"] is None, -(one["score"] or 0.0)))
+        rows = [
+            (one["id"], one["version"], one["type"], _score(one["score"]), one["reason"] or "", one["name"])
+            for one in packs
+        ]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+
     def _show(self, event: Event, text: str) -> None:
+        if isinstance(event, Finished):
+            self._note(event.notes)
         if isinstance(event, Routed):
+            self._routed = event
             self._note(event.notes)
             if not self._quiet and not self._as_json:
                 click.secho(f"[{' + '.join(map(_share, event.packs))}]", dim=True, err=True)
@@ -206,6 +228,10 @@ class Conversation:
     def _note(self, notes: Sequence[str]) -> None:
         for note in () if self._quiet else notes:
             click.secho(f"note: {note}", dim=True, err=True)
+
+
+def _score(score: float | None) -> str:
+    return "" if score is None else f"{score:.2f}"
 
 
 def _share(pack: RoutedPack) -> str:

@@ -75,23 +75,26 @@ class Router(nn.Module):
     def __init__(self, architecture: RouterArchitecture) -> None:
         super().__init__()
         a = architecture
+        self.heads = a.heads
         self.norm = nn.RMSNorm(a.base_hidden_size, eps=1e-6)
         self.inner = nn.Linear(a.base_hidden_size, a.width)
-        self.score = nn.Linear(a.width, 1)
+        self.score = nn.Linear(a.width, a.heads)
         self.key = nn.Linear(a.width, a.key_size)
 
     def forward(self, hidden: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
         """Return unit queries [B, key_size] for rows starts[b] .. starts[b]+lengths[b] of `hidden` [T, E].
 
-        Attention pooling (Lin et al., 2017): a softmax over each message's own rows.
+        Attention pooling (Lin et al., 2017): in each head a softmax over each message's own rows.
         """
         x = functional.silu(self.inner(self.norm(hidden)))
         row = torch.arange(hidden.shape[0], device=hidden.device, dtype=starts.dtype)[None, :]
         own = (row >= starts[:, None]) & (row < (starts + lengths)[:, None])
-        # scores are squashed to +-8, so exp needs no running maximum
-        weight = torch.exp(8.0 * torch.tanh(self.score(x)[:, 0] / 8.0))[None, :] * own.to(x.dtype)
-        pooled = torch.matmul(weight, x) / weight.sum(1, keepdim=True)
-        key = self.key(pooled)
+        # scores are squashed to +-8, so exp needs no running maximum; [H, B, T]
+        score = torch.exp(8.0 * torch.tanh(self.score(x) / 8.0)).transpose(0, 1)
+        weight = score[:, None, :] * own.to(x.dtype)[None]
+        parts = x.view(x.shape[0], self.heads, -1).transpose(0, 1)
+        pooled = torch.matmul(weight, parts) / weight.sum(2, keepdim=True)
+        key = self.key(pooled.transpose(0, 1).flatten(1))
         out: Tensor = key * torch.rsqrt((key * key).sum(1, keepdim=True) + 1e-12)
         return out
 

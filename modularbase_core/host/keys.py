@@ -20,7 +20,7 @@ from modularbase_core.packs.keys import routing_keys
 from modularbase_core.packs.resolve import Lineup
 from modularbase_core.sdk.architecture import RouterArchitecture
 from modularbase_core.sdk.examples import read_examples
-from modularbase_core.sdk.manifest import WEIGHTS_FILE
+from modularbase_core.sdk.manifest import weights_name
 from modularbase_core.turn.queries import Queries
 
 Floats = NDArray[np.float32]
@@ -58,9 +58,8 @@ def read_keys(lineup: Lineup, queries: Queries, cache_dir: Path) -> Keys:
 
 
 def made_with(lineup: Lineup) -> str:
-    """Name the weights that queries depend on: digests of base and router."""
-    both = (lineup.base.manifest.files.get(WEIGHTS_FILE, ""), lineup.router.manifest.files.get(WEIGHTS_FILE, ""))
-    return f"{both[0][:16]}-{both[1][:16]}"
+    """Name the weights that queries depend on."""
+    return weights_name(lineup.base.manifest, lineup.router.manifest)
 
 
 def routing_of(prompts: list[str], lineup: Lineup, queries: Queries) -> dict[str, Floats]:

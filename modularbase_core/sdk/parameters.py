@@ -60,8 +60,8 @@ def _router(a: RouterArchitecture) -> Iterator[tuple[str, Shape]]:
     yield "norm.weight", (a.base_hidden_size,)
     yield "inner.weight", (a.width, a.base_hidden_size)
     yield "inner.bias", (a.width,)
-    yield "score.weight", (1, a.width)
-    yield "score.bias", (1,)
+    yield "score.weight", (a.heads, a.width)
+    yield "score.bias", (a.heads,)
     yield "key.weight", (a.key_size, a.width)
     yield "key.bias", (a.key_size,)
 

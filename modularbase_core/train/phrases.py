@@ -19,7 +19,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-FILLINGS: Final = 12
+FILLINGS: Final = 24
 """Messages made of a phrase with slots; one without stands for itself."""
 _SLOT: Final = re.compile(r"\{(\w+)\}")
 

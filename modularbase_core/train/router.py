@@ -1,12 +1,12 @@
-"""Train the router and make a pack's routing keys.
+"""Train the router: messages to queries, by contrast over intents and over domains.
 
-The router learns by contrast over intents (proxies with a temperature, Movshovitz-Attias et al., 2017), not
-over packs, so a pack that arrives later needs only its examples: their queries' centres are its keys, and a
-logistic fit against other people's messages calibrates its score.
+Contrast with proxies and a temperature (Movshovitz-Attias et al., 2017). It learns no packs: one that arrives later
+needs only its examples (`packs.keys`).
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,24 +19,29 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from modularbase_core.errors import ConfigError, DataError
+from modularbase_core.errors import ConfigError
 from modularbase_core.graph.networks import Base, Router
 from modularbase_core.graph.places import Windows
-from modularbase_core.sdk.architecture import RouterArchitecture
+from modularbase_core.sdk.architecture import RouterArchitecture, routed_part
 from modularbase_core.text.template import BEGIN, ROLES
 from modularbase_core.train.checkpoints import load_base
-from modularbase_core.train.corpus import read_json_lines
-from modularbase_core.train.packing import Source, control_id
+from modularbase_core.train.messages import Labelled, read_messages
+from modularbase_core.train.packing import control_id
 from modularbase_core.train.recipe import Recipe
 
-MESSAGE_TOKENS = 128
+MESSAGE_TOKENS = 512
+"""Of a longer message the rest is not read; the router reads its beginning and the end of this."""
 TEMPERATURE = 0.07
+DOMAIN_TEMPERATURE = 0.1
+DROPPED_ROWS = 0.1
+"""Share of a message's rows that a step leaves out, so that no single word decides."""
 QUERY_BATCH = 256
+_ROWS = 8192  # of a call
 
 
 @dataclass(frozen=True, slots=True)
 class Hidden:
-    """Messages' hidden states end to end: rows [n, E] float16, message m owns rows begin[m] .. begin[m+1]."""
+    """What the router reads of messages, end to end: rows [n, E] float16, message m owns begin[m] .. begin[m+1]."""
 
     rows: Tensor
     begin: NDArray[np.int64]
@@ -56,105 +61,91 @@ class Hidden:
 def understand_messages(base: Base, tokenizer: Tokenizer, texts: Sequence[str], *, quiet: bool) -> Hidden:
     """Run user messages through the understanding layers, each as the first of a conversation."""
     begin, user = control_id(tokenizer, BEGIN), control_id(tokenizer, ROLES["user"])
-    rows: list[Tensor] = []
-    for text in tqdm(texts, unit="message", disable=quiet, mininterval=10.0):
-        body = tokenizer.encode(text).ids[:MESSAGE_TOKENS] or [user]
-        hidden = base.understand(torch.tensor([begin, user, *body]), Windows(1))
-        rows.append(hidden[2:].half())
-    return Hidden(torch.cat(rows), np.cumsum([0, *map(len, rows)]))
+    ids = [tokenizer.encode(text).ids[:MESSAGE_TOKENS] or [user] for text in texts]
+    alike = defaultdict(list)  # messages of one length need no mask
+    for number, one in enumerate(ids):
+        alike[len(one)].append(number)
+    parts: list[Tensor] = [torch.empty(0)] * len(ids)
+    with tqdm(total=len(ids), unit="message", disable=quiet, mininterval=10.0) as bar:
+        for length, numbers in alike.items():
+            count, chosen = max(1, _ROWS // (length + 2)), torch.tensor(routed_part(range(length))) + 2
+            for first in range(0, len(numbers), count):
+                some = numbers[first : first + count]
+                tokens = torch.tensor([[begin, user, *ids[number]] for number in some])
+                hidden = base.understand(tokens.flatten(), Windows(len(some)))
+                rows = hidden.view(len(some), length + 2, -1)[:, chosen].half()
+                for number, row in zip(some, rows, strict=True):
+                    parts[number] = row
+                bar.update(len(some))
+    return Hidden(torch.cat(parts), np.cumsum([0, *map(len, parts)]))
 
 
 def train_router(recipe: Recipe, *, data: Path, runs: Path, checkpoint: Path, quiet: bool) -> None:
     """Train the recipe's router over a frozen base and save it; `tokens` and `batch_tokens` count messages here."""
     if not isinstance(recipe.router, RouterArchitecture):
         raise ConfigError(f"recipe {recipe.name!r}: a router needs its [router] architecture")
-    torch.manual_seed(recipe.seed)
     tokenizer = Tokenizer.from_file(str(recipe.folder / recipe.tokenizer))
     tokenizer.encode_special_tokens = True  # a control token in the text stays text
-    texts, labels = read_messages(recipe.mix, data, recipe.seed)
+    parts = [read_messages([source], data, recipe.folder, recipe.seed) for source in recipe.mix]
+    messages = [message for part in parts for message in part]
     base = load_base(recipe, runs).eval().requires_grad_(False)
-    hidden = understand_messages(base, tokenizer, texts, quiet=quiet)
-    names = sorted(set(labels))
-    target = torch.tensor([names.index(label) for label in labels])
-    router = Router(recipe.router)
-    proxies = nn.Parameter(torch.randn(len(names), recipe.router.key_size))
-    optimiser = torch.optim.AdamW([*router.parameters(), proxies], lr=recipe.other_rate, weight_decay=0.01)
-    steps = recipe.steps
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.other_rate, total_steps=steps, pct_start=0.1)
-    random = np.random.default_rng(recipe.seed)
-    for _ in tqdm(range(steps), unit="step", disable=quiet, mininterval=10.0):
-        chosen = random.integers(0, len(hidden), recipe.batch_tokens)
-        query = router(*hidden.batch(chosen))
-        loss = functional.cross_entropy(query @ functional.normalize(proxies).T / TEMPERATURE, target[chosen])
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        optimiser.step()
-        rate.step()
-        optimiser.zero_grad(set_to_none=True)
+    hidden = understand_messages(base, tokenizer, [message.text for message in messages], quiet=quiet)
+    chance = np.concatenate(
+        [
+            np.full(len(part), source.share / len(part) if source.share else 1.0 / len(messages))
+            for source, part in zip(recipe.mix, parts, strict=True)
+        ]
+    )
+    router = fit_router(recipe, recipe.router, hidden, messages, chance, quiet=quiet)
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"network": router.state_dict(), "step": recipe.steps}, checkpoint)
 
 
-def read_messages(sources: Sequence[Source], data: Path, seed: int) -> tuple[list[str], list[str]]:
-    """Read labelled messages with their labels `domain:intent`, at most `source.tokens` of each source."""
-    texts: list[str] = []
-    labels: list[str] = []
-    for source in sources:
-        rows = [row for name in source.files for row in read_json_lines(data / name)]
-        if source.domains:
-            rows = [row for row in rows if row.get("domain") in source.domains]
-        if source.languages:
-            rows = [row for row in rows if row.get("lang") in source.languages]
-        if not rows:
-            raise DataError(f"no message in {', '.join(source.files)} matches the recipe")
-        for index in np.random.default_rng(seed).permutation(len(rows))[: source.tokens]:
-            row = rows[index]
-            texts.append(row["text"] if "text" in row else row["prompt"])
-            labels.append(f"{row.get('domain', '')}:{row.get('intent', '')}")
-    return texts, labels
+def fit_router(
+    recipe: Recipe,
+    architecture: RouterArchitecture,
+    hidden: Hidden,
+    messages: Sequence[Labelled],
+    chance: NDArray[np.float64],
+    *,
+    quiet: bool,
+) -> Router:
+    """Fit a router to messages with their hidden states, drawn in proportion to `chance`."""
+    torch.manual_seed(recipe.seed)
+    router = Router(architecture)
+    intents, intent = _numbered([f"{message.domain}:{message.intent}:{message.language}" for message in messages])
+    domains, domain = _numbered([message.domain for message in messages])
+    proxies = nn.Parameter(torch.randn(intents + domains, architecture.key_size))
+    optimiser = torch.optim.AdamW([*router.parameters(), proxies], lr=recipe.other_rate, weight_decay=0.01)
+    steps = recipe.steps
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.other_rate, total_steps=steps, pct_start=0.1)
+    random = np.random.default_rng(recipe.seed)
+    edges = np.cumsum(chance / chance.sum())
+    for _ in tqdm(range(steps), unit="step", disable=quiet, mininterval=10.0):
+        chosen = np.minimum(np.searchsorted(edges, random.random(recipe.batch_tokens)), len(hidden) - 1)
+        rows, starts, lengths = hidden.batch(chosen)
+        rows *= torch.rand(len(rows), 1) > DROPPED_ROWS
+        near = router(rows, starts, lengths) @ functional.normalize(proxies).T
+        loss = functional.cross_entropy(near[:, :intents] / TEMPERATURE, intent[chosen])
+        loss = loss + functional.cross_entropy(near[:, intents:] / DOMAIN_TEMPERATURE, domain[chosen])
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        optimiser.step()
+        rate.step()
+        optimiser.zero_grad(set_to_none=True)
+    return router.eval()
 
 
 @torch.no_grad()
-def queries(router: Router, hidden: Hidden) -> Tensor:
+def queries(router: Router, hidden: Hidden) -> NDArray[np.float32]:
     """Return the unit queries [messages, key_size]."""
     parts = [
         router(*hidden.batch(np.arange(i, min(i + QUERY_BATCH, len(hidden)))))
         for i in range(0, len(hidden), QUERY_BATCH)
     ]
-    return torch.cat(parts)
+    out: NDArray[np.float32] = torch.cat(parts).numpy()
+    return out
 
 
-def routing_keys(own: Tensor, others: Tensor, *, keys: int = 8, rounds: int = 20) -> dict[str, NDArray[np.float32]]:
-    """Return `keys` [n, key_size], `scale` [1] and `bias` [1] of a pack.
-
-    own, others: unit queries of the pack's examples and of other messages. Keys are the centres of a
-    spherical k-means over `own`; score = sigmoid(scale * max(keys @ query) + bias), fitted so that both
-    sides weigh the same.
-    """
-    generator = torch.Generator().manual_seed(0)
-    centres = own[torch.randperm(len(own), generator=generator)[:keys]].clone()
-    for _ in range(rounds):
-        nearest = (own @ centres.T).argmax(1)
-        for k in range(len(centres)):
-            if (nearest == k).any():
-                centres[k] = functional.normalize(own[nearest == k].mean(0), dim=0)
-    near = torch.cat([(own @ centres.T).amax(1), (others @ centres.T).amax(1)])
-    wanted = torch.cat([torch.ones(len(own)), torch.zeros(len(others))])
-    weight = torch.cat([torch.full((len(own),), 0.5 / len(own)), torch.full((len(others),), 0.5 / len(others))])
-    fit = torch.tensor([10.0, -5.0], requires_grad=True)
-    solver = torch.optim.LBFGS([fit], max_iter=200, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        solver.zero_grad()
-        loss = functional.binary_cross_entropy_with_logits(near * fit[0] + fit[1], wanted, weight, reduction="sum")
-        loss = loss + 1e-5 * fit[0] ** 2
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        return loss
-
-    with torch.enable_grad():
-        solver.step(closure)  # type: ignore[no-untyped-call]
-    scale, bias = fit.detach().numpy().astype(np.float32)
-    return {
-        "keys": centres.numpy().astype(np.float32),
-        "scale": np.array([scale], np.float32),
-        "bias": np.array([bias], np.float32),
-    }
+def _numbered(labels: Sequence[str]) -> tuple[int, Tensor]:
+    names = {name: number for number, name in enumerate(sorted(set(labels)))}
+    return len(names), torch.tensor([names[label] for label in labels])

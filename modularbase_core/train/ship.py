@@ -5,28 +5,36 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from modularbase_core.device.weights import read_weights, write_weights
+from modularbase_core.device.weights import read_background, read_weights, write_weights
 from modularbase_core.errors import ConfigError, DataError
 from modularbase_core.graph.networks import Base, Router, build_network
-from modularbase_core.sdk.architecture import Architecture, architecture_to_dict
+from modularbase_core.packs.keys import background_centres, routing_keys
+from modularbase_core.sdk.architecture import Architecture, RouterArchitecture, architecture_to_dict
 from modularbase_core.sdk.manifest import (
     EXAMPLES_FILE,
     ROUTING_FILE,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
     Manifest,
+    weights_name,
     write_manifest,
 )
 from modularbase_core.train.checkpoints import load_weights, part_of, steps_done
+from modularbase_core.train.messages import Labelled, read_messages
+from modularbase_core.train.packing import Source
 from modularbase_core.train.recipe import Recipe, read_recipe
-from modularbase_core.train.router import queries, read_messages, routing_keys, understand_messages
+from modularbase_core.train.router import queries, understand_messages
 
-SHOWN_EXAMPLES = 32
+SHOWN_EXAMPLES = 96
+LONGEST_EXAMPLE = 300
+"""Characters of an example that is shipped: a person reads them, and keys may be made from them again."""
+SHIPPED_OTHERS = 512
 
 
 def ship_recipe(path: Path, *, data: Path, runs: Path, quiet: bool = False) -> Path:
@@ -45,10 +53,13 @@ def ship_recipe(path: Path, *, data: Path, runs: Path, quiet: bool = False) -> P
     write_weights(directory / WEIGHTS_FILE, {name: value.float().numpy() for name, value in weights.items()})
     if recipe.stage == "base":
         _copy_tokenizer(recipe.folder / recipe.tokenizer, directory / TOKENIZER_FILE)
+    described = Manifest.from_dict({**recipe.manifest, "architecture": architecture_to_dict(architecture)})
+    write_manifest(directory, described)  # a router's background is made with what it says
+    if recipe.stage == "router" and recipe.others:
+        _write_background(recipe, directory, data, quiet=quiet)
     if recipe.examples:
         _write_keys(recipe, directory, data, quiet=quiet)
-    described: dict[str, Any] = {"schema": 1, **recipe.manifest, "architecture": architecture_to_dict(architecture)}
-    write_manifest(directory, Manifest.from_dict(described))
+    write_manifest(directory, described)
     return directory
 
 
@@ -78,18 +89,46 @@ def _copy_tokenizer(source: Path, target: Path) -> None:
 
 
 def _write_keys(recipe: Recipe, directory: Path, data: Path, *, quiet: bool) -> None:
-    base = load_shipped(recipe.folder / recipe.over / "base")
-    router = load_shipped(recipe.folder / recipe.over / "router")
-    assert isinstance(base, Base)
-    assert isinstance(router, Router)
-    tokenizer = Tokenizer.from_file(str(recipe.folder / recipe.tokenizer))
-    tokenizer.encode_special_tokens = True
-    own, _ = read_messages(recipe.examples, data, recipe.seed)
-    others, _ = read_messages(recipe.others, data, recipe.seed)
-    own_queries, other_queries = (
-        queries(router, understand_messages(base, tokenizer, texts, quiet=quiet)) for texts in (own, others)
-    )
-    write_weights(directory / ROUTING_FILE, routing_keys(own_queries, other_queries), quantise=False)
-    shown = [{"prompt": text} for text in own[:SHOWN_EXAMPLES]]
+    """Write a pack's routing keys and examples."""
+    over = recipe.folder / recipe.over
+    read = _Reader(over / "base", over / "router", recipe, data, quiet)
+    own = read.messages(recipe.examples)
+    size = read.router_architecture.key_size
+    background = read_background(over / "router" / ROUTING_FILE, size)
+    made = routing_keys(read.queries(own), read.queries(read.messages(recipe.others)), background.centres)
+    write_weights(directory / ROUTING_FILE, made, quantise=False, metadata={"made_with": read.made_with})
+    # as many languages and kinds as there are: the messages come in random order
+    shown = [{"prompt": message.text} for message in own if len(message.text) <= LONGEST_EXAMPLE][:SHOWN_EXAMPLES]
     text = json.dumps(shown, ensure_ascii=False, indent=1) + "\n"
     (directory / EXAMPLES_FILE).write_text(text, encoding="utf-8")
+
+
+def _write_background(recipe: Recipe, directory: Path, data: Path, *, quiet: bool) -> None:
+    """Write what a router brings to tell packs' messages from: those that belong to no pack."""
+    read = _Reader(recipe.folder / recipe.over / "base", directory, recipe, data, quiet)
+    others = read.queries(read.messages(recipe.others))
+    tensors = {"background": background_centres(others), "others": others[:SHIPPED_OTHERS]}
+    write_weights(directory / ROUTING_FILE, tensors, quantise=False)
+
+
+class _Reader:
+    """Base and router as they are shipped, to make queries of a recipe's messages."""
+
+    def __init__(self, base: Path, router: Path, recipe: Recipe, data: Path, quiet: bool) -> None:
+        self._recipe, self._data, self._quiet = recipe, data, quiet
+        self._base, self._router = load_shipped(base), load_shipped(router)
+        self._tokenizer = Tokenizer.from_file(str(recipe.folder / recipe.tokenizer))
+        self._tokenizer.encode_special_tokens = True
+        described = Manifest.read(router / "manifest.json")
+        assert isinstance(described.network, RouterArchitecture)
+        self.router_architecture = described.network
+        self.made_with = weights_name(Manifest.read(base / "manifest.json"), described)
+
+    def messages(self, sources: tuple[Source, ...]) -> list[Labelled]:
+        return read_messages(sources, self._data, self._recipe.folder, self._recipe.seed)
+
+    def queries(self, messages: list[Labelled]) -> NDArray[np.float32]:
+        assert isinstance(self._base, Base)
+        assert isinstance(self._router, Router)
+        texts = [message.text for message in messages]
+        return queries(self._router, understand_messages(self._base, self._tokenizer, texts, quiet=self._quiet))

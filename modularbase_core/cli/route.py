@@ -1,0 +1,117 @@
+"""`modularbase route`: which packs would answer a message, with every score, without answering it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from modularbase_core.cli.progress import progress_bar
+from modularbase_core.cli.question import check_question, read_question
+from modularbase_core.cli.report import json_option, print_json
+from modularbase_core.cli.settings import installed, read_settings, settings_options
+from modularbase_core.errors import InputError
+
+if TYPE_CHECKING:
+    from modularbase_core.turn.stages import Route
+
+
+@click.command()
+@click.argument("message", required=False)
+@click.option(
+    "--jsonl", type=click.Path(path_type=Path, dir_okay=False), help="Route the `text` of each line; - reads a pipe."
+)
+@click.option("--quiet", is_flag=True, help="Draw no progress bar.")
+@json_option
+@settings_options
+def route(
+    message: str | None,
+    jsonl: Path | None,
+    quiet: bool,
+    as_json: bool,
+    config_file: Path | None,
+    cache_dir: Path | None,
+) -> None:
+    """Show which packs would answer MESSAGE, or what is piped in, and why.
+
+    Loads base and router alone. With --json and --jsonl, prints an object a line.
+    """
+    if message is not None and jsonl is not None:
+        raise click.UsageError("give a message or --jsonl, not both", click.get_current_context())
+    config = read_settings(config_file, cache_dir)
+    limit = config.max_prompt_bytes
+    if jsonl is not None:
+        texts: Iterator[str] = _texts(jsonl, limit)
+    else:
+        texts = iter([read_question(limit) if message is None else check_question(message, "the message", limit)])
+    from modularbase_core.host.builtin import hooks_of
+    from modularbase_core.host.messages import Messages
+
+    catalog, manager = installed(config)
+    with progress_bar(quiet=quiet) as progress:
+        messages = Messages.open(config, catalog, progress, hooks_of(catalog, manager))
+    for text in texts:
+        chosen = messages.route(text)
+        if as_json:
+            print_json({"text": text, **describe(chosen)}, one_line=jsonl is not None)
+        elif jsonl is not None:
+            click.echo(f"{'+'.join(chosen.ids)}\t{' '.join(text.split())}")
+        else:
+            click.echo(format_route(chosen))
+
+
+# Any: plain JSON values
+def describe(route: Route) -> dict[str, Any]:
+    """Describe a route as plain JSON values: what was chosen with weights and reasons, scores, abstention."""
+    return {
+        "packs": [
+            {"id": one.id, "weight": one.weight, "score": one.score, "reason": one.reason} for one in route.packs
+        ],
+        "scores": route.scores,
+        "abstained": route.abstained,
+        "notes": list(route.notes),
+    }
+
+
+def format_route(route: Route) -> str:
+    """Lay a route out: a line for each pack with its score, the chosen ones first with the reason."""
+    ids = route.ids
+    rows = [(one.id, one.score, f"{one.weight:.0%}, {one.reason}") for one in route.packs]
+    rest = sorted(route.scores.items(), key=lambda item: -item[1])
+    rows += [(pack_id, score, "") for pack_id, score in rest if pack_id not in ids]
+    width = max(len(pack_id) for pack_id, _, _ in rows)
+    lines = [
+        f"{'*' if pack_id in ids else ' '} {pack_id:<{width}}  {'    ' if score is None else format(score, '.2f')}  {told}"
+        for pack_id, score, told in rows
+    ]
+    return "\n".join(line.rstrip() for line in (*lines, *(f"note: {note}" for note in route.notes)))
+
+
+def _texts(path: Path, limit: int) -> Iterator[str]:
+    try:
+        lines = sys.stdin if str(path) == "-" else path.open(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); name a file of JSON lines") from error
+    with lines:
+        number = 0
+        try:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield check_question(_text(line, path, number), f"{path}:{number}", limit)
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}:{number + 1} is not UTF-8; save it as UTF-8") from error
+
+
+def _text(line: str, path: Path, number: int) -> str:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{path}:{number} is not JSON ({error}); fix or remove the line") from error
+    if not isinstance(value, dict) or not isinstance(value.get("text"), str):
+        raise InputError(f'{path}:{number} has no "text"; give an object with one a line')
+    text: str = value["text"]
+    return text

@@ -1,0 +1,57 @@
+"""Labelled messages for a router and for packs' routing keys: from JSON lines, or from phrases with slots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modularbase_core.errors import DataError
+from modularbase_core.train.corpus import read_json_lines
+from modularbase_core.train.packing import Source
+from modularbase_core.train.phrases import read_phrases
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A user's message, the domain that it belongs to, and what it is about there."""
+
+    text: str
+    domain: str = ""
+    intent: str = ""
+    language: str = ""
+
+
+def read_messages(sources: Sequence[Source], data: Path, folder: Path, seed: int) -> list[Labelled]:
+    """Read at most `source.tokens` messages of each source, in random order.
+
+    A file lies in the data folder or else in the recipe's own; one that ends in .toml holds phrases (`phrases`).
+    Raises DataError where nothing matches.
+    """
+    out = []
+    for source in sources:
+        rows = [row for name in source.files for row in _rows(name, data, folder, seed)]
+        if source.domains:
+            rows = [row for row in rows if row.get("domain") in source.domains]
+        if source.languages:
+            rows = [row for row in rows if row.get("lang") in source.languages]
+        if not rows:
+            raise DataError(f"no message in {', '.join(source.files)} matches the recipe")
+        for index in np.random.default_rng(seed).permutation(len(rows))[: source.tokens]:
+            out.append(_labelled(rows[index], source))
+    return out
+
+
+# Any: whatever a line of JSON holds
+def _rows(name: str, data: Path, folder: Path, seed: int) -> list[dict[str, Any]]:
+    path = data / name if (data / name).exists() else folder / name
+    return [*read_phrases(path, seed=seed)] if path.suffix == ".toml" else [*read_json_lines(path)]
+
+
+def _labelled(row: dict[str, Any], source: Source) -> Labelled:
+    domain = source.domain or str(row.get("domain", ""))
+    intent = f"{row.get('domain', '')}/{row.get('intent', '')}" if source.domain else str(row.get("intent", ""))
+    return Labelled(str(row["text"] if "text" in row else row["prompt"]), domain, intent, str(row.get("lang", "")))
