@@ -144,8 +144,12 @@ def test_every_path_and_name_in_code_exists(page):
 def resolve(words):
     """The click command that words lead to, and the words left for it; fails on a name that is none."""
     command, name = modularbase, "modularbase"
-    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
-        name = f"{name} {words[0]}"
+    while isinstance(command, click.Group):
+        # a group's own options stand before the command
+        _, rest, _ = command.make_parser(click.Context(command)).parse_args(list(words))
+        if not rest:
+            break
+        words, name = rest, f"{name} {rest[0]}"
         command = command.get_command(click.Context(command), words[0])
         words = words[1:]
         assert command is not None, f"no command {name!r}"

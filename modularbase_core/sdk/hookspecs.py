@@ -22,22 +22,23 @@ _hookspec = pluggy.HookspecMarker(PROJECT)
 # a specification is a signature and its docstring: pluggy never runs it
 @_hookspec
 def modularbase_packs() -> Sequence[Pack]:  # type: ignore[empty-body]
-    """Offer packs. Called once at start; import nothing heavy and read no weights here."""
+    """Offer packs. Called once at start, of every command: import nothing heavy and read no weights here."""
 
 
 @_hookspec
 def modularbase_scores(message: str, scores: Mapping[str, float]) -> Mapping[str, float] | None:
-    """Change or add scores (0..1, by pack id) before packs are chosen; return those that differ, or None.
+    """Change scores (0..1, by pack id) before packs are chosen; return those that differ, or None.
 
-    message: the user's message; empty where the caller gave tokens. Called once a turn that is routed.
+    message: the user's message; empty where the caller gave tokens. scores: of every pack that may be chosen, as the
+    plugins before changed them; what is said of others is left out. Called once a turn that is routed.
     """
 
 
 @_hookspec(firstresult=True)
 def modularbase_route(message: str, scores: Mapping[str, float], packs: Sequence[str]) -> Sequence[str] | None:
-    """Choose the packs of a turn, the heaviest first, in place of the router; None leaves the choice to others.
+    """Choose the packs of a turn, the leading one first, in place of the router; None leaves the choice to others.
 
-    packs: the ids that may be chosen. The first answer counts.
+    packs: the ids that may be chosen. They share the answer equally. The first choice that names one of them counts.
     """
 
 
@@ -56,9 +57,10 @@ def modularbase_fallback(pack_id: str, candidates: Sequence[str]) -> Sequence[st
 
 @_hookspec
 def modularbase_importance(role: str, text: str, age: int) -> float | None:
-    """Judge a segment of the conversation: 0 is dropped first, 1 stays; None has no opinion, the highest counts.
+    """Judge a message when a history no longer fits: 0 goes first, 1 last; None has no opinion, the highest counts.
 
-    role: system, user or assistant. age: turns since; 0 is the running one.
+    role: system, user or assistant. age: turns since; 0 is the running one. A turn goes as a whole, and is as
+    important as its more important message.
     """
 
 
@@ -79,4 +81,7 @@ def modularbase_turn_finished(event: TurnFinished) -> None:
 
 @_hookspec
 def modularbase_targets() -> Mapping[str, Mapping[str, Any]]:  # type: ignore[empty-body]
-    """Offer targets for `modularbase compile --target NAME`, as `device.target.Target.to_dict` describes one."""
+    """Offer targets for `modularbase compile --target NAME`, as `device.target.Target.to_dict` describes one.
+
+    The `name` in a description is cpu or cuda, whatever the target is called.
+    """
