@@ -56,7 +56,7 @@ class Answer:
         if self.routed:
             plain["packs"] = [asdict(pack) for pack in self.routed.packs]
             plain["scores"] = self.routed.scores
-            plain["notes"] = [*self.routed.notes, *(self.finished.notes if self.finished else ())]
+            plain["notes"] = list(self.routed.notes)
         if self.finished:
             plain["notes"] = [*plain.get("notes", ()), *self.finished.notes]
             plain["finish_reason"] = self.finished.reason
@@ -215,8 +215,6 @@ class Conversation:
             click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 
     def _show(self, event: Event, text: str) -> None:
-        if isinstance(event, Finished):
-            self._note(event.notes)
         if isinstance(event, Routed):
             self._routed = event
             self._note(event.notes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Sequence_
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,8 +46,12 @@ class Messages:
         return [self._routes.scores(query) for query in self.queries(texts)]
 
     def route(self, text: str) -> Route:
-        """Return the packs that would answer `text` as a first message, as chat would choose them."""
-        return self._routes.decide(self.scores([text])[0], text)
+        """Return the packs that would answer `text` as a first message, as chat would choose them.
+
+        Its notes tell what plugins did wrong.
+        """
+        route = self._routes.decide(self.scores([text])[0], text)
+        return replace(route, notes=(*route.notes, *self._parts.hooks.take_faults()))
 
     def routing_of(self, prompts: Sequence_[str]) -> dict[str, NDArray[np.float32]]:
         """Make routing keys from messages that a pack should answer: what its routing.safetensors holds.

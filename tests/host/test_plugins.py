@@ -10,6 +10,8 @@ from tiny_packs import PACK, catalog_of, manifest, write_pack
 
 from modularbase_core.config import EngineConfig
 from modularbase_core.host import Host, build
+from modularbase_core.host.builtin import hooks_of
+from modularbase_core.host.messages import Messages
 from modularbase_core.packs.catalog import plugin_manager
 from modularbase_core.sdk import hookimpl
 from modularbase_core.text.template import Message
@@ -145,3 +147,11 @@ def test_a_history_that_no_longer_fits_loses_its_least_important_turns(
     assert history[-2].content in seen[0]
     assert history[2].content not in seen[0]
     assert ("remember me" in seen[0]) == bool(plugins)
+
+
+def test_a_plugin_that_raises_while_a_message_is_only_routed_is_told(tiny_packs: dict[str, Path], cache: Path) -> None:
+    catalog, manager = catalog_of(tiny_packs), plugin_manager()
+    manager.register(Broken(), "broken")
+    messages = Messages.open(EngineConfig(cache_dir=cache, hot_tokens=1024), catalog, hooks=hooks_of(catalog, manager))
+    notes = messages.route("hello").notes
+    assert [note.split(" ", 3)[:2] for note in notes] == [["plugin", "'broken'"]] * 2
