@@ -6,8 +6,8 @@ filling it one copy; on a GPU, where programs take no tensor inside another, car
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,11 @@ Bytes = NDArray[np.uint8]
 
 def form_bytes(form: Form) -> int:
     """Return the bytes that a tensor takes in a region, up to where the next one begins."""
-    shape, dtype = form
-    size: Any = np.prod(shape, dtype=np.int64) * np.dtype(dtype).itemsize
-    return int(-(-size // ALIGNMENT) * ALIGNMENT)
+    return -(-_size_bytes(form) // ALIGNMENT) * ALIGNMENT
+
+
+def _size_bytes(form: Form) -> int:
+    return math.prod(form[0]) * np.dtype(form[1]).itemsize
 
 
 class Region:
@@ -54,19 +56,18 @@ class Region:
             self._host[: values.size] = values
             return
         offset = 0
-        for (shape, dtype), tensor in zip(self._forms, self._tensors, strict=True):
+        for form, tensor in zip(self._forms, self._tensors, strict=True):
             if offset >= values.size:
                 return
-            size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-            tensor.write(values[offset : offset + size].view(dtype).reshape(shape))
-            offset += form_bytes((shape, dtype))
+            tensor.write(values[offset : offset + _size_bytes(form)].view(tensor.dtype).reshape(tensor.shape))
+            offset += form_bytes(form)
 
     def _made(self, forms: Sequence[Form]) -> list[Tensor]:
         if self._host is None:
             return [self.device.tensor(*form) for form in forms]
         made, offset = [], 0
-        for shape, dtype in forms:
-            size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-            made.append(self.device.view(self._host[offset : offset + size].view(dtype).reshape(shape)))
-            offset += form_bytes((shape, dtype))
+        for form in forms:
+            shape, dtype = form
+            made.append(self.device.view(self._host[offset : offset + _size_bytes(form)].view(dtype).reshape(shape)))
+            offset += form_bytes(form)
         return made

@@ -114,8 +114,11 @@ class Parts:
         )
 
     def _prefetcher(self, slots: Slots[PlacedPack]) -> Prefetcher | None:
-        history = History(self.config.cache_dir / HISTORY_FILE)
-        return Prefetcher(slots, history) if self.config.prefetch else None
+        if not self.config.prefetch:
+            return None
+        prefetcher = Prefetcher(slots, History(self.config.cache_dir / HISTORY_FILE))
+        prefetcher.background(self._places.warm)
+        return prefetcher
 
     def _slots(self, resident: str) -> Slots[PlacedPack]:
         """Make the slots, with the resident pack and the pins in place; raises ConfigError for pins that cannot be."""

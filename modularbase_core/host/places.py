@@ -13,7 +13,7 @@ from modularbase_core.config import EngineConfig
 from modularbase_core.context.hot import pages_form
 from modularbase_core.device.budget import BudgetPlan
 from modularbase_core.device.executable import Device, Executable
-from modularbase_core.device.layouts import PlacedWeights
+from modularbase_core.device.layouts import PlacedWeights, planned_bytes
 from modularbase_core.device.region import Bytes, Region
 from modularbase_core.device.repacked import RepackedWeights, repacked_folder
 from modularbase_core.errors import PackError
@@ -39,7 +39,11 @@ class Places:
         executables: Mapping[str, Executable],
     ) -> None:
         self._lineup, self._budget, self._pack_pages = lineup, budget, pack_pages
-        self._device, self._executables = device, executables
+        self._device, self._host_cache_bytes = device, config.host_cache_bytes
+        packs = (lineup.base, lineup.router, *lineup.routable)
+        # by pack, as a swap has no time to name architectures; a pack whose network is not compiled is not loaded
+        keys = {one.id: architecture_key(one.manifest.network) for one in packs}
+        self._executables = {pack_id: executables[key] for pack_id, key in keys.items() if key in executables}
         self._repacked = RepackedWeights(repacked_folder(config.cache_dir), config.host_cache_bytes)
         self._packs = {one.id: one for one in lineup.routable}
         self._regions: dict[int | None, Region] = {}
@@ -62,11 +66,14 @@ class Places:
             self._budget.admit(pack_id, size_bytes)
         return Prepared(size_bytes, partial(self._place, pack, self._open(pack), size_bytes))
 
-    def is_ready(self, pack_id: str) -> bool:
-        """Tell whether preparing a pack would only map a file."""
-        pack = self._packs[pack_id]
-        digest = pack.manifest.files.get(WEIGHTS_FILE)
-        return self._repacked.is_ready(pack.pack.weights, digest, self._executable(pack).meta)
+    def warm(self) -> None:
+        """Have what was repacked before read ahead from disk, as much of it as is kept mapped."""
+        room = self._host_cache_bytes - self._repacked.held_bytes
+        for pack in self._packs.values():
+            meta, digest = self._executable(pack).meta, pack.manifest.files.get(WEIGHTS_FILE)
+            room -= planned_bytes(meta)
+            if room >= 0 and self._repacked.is_ready(pack.pack.weights, digest, meta):
+                self._open(pack)
 
     def _place(self, pack: InstalledPack, body: Bytes, size_bytes: int, number: int | None) -> PlacedPack:
         """Copy a pack into the slot of that number; None is the resident's own place."""
@@ -89,4 +96,4 @@ class Places:
         )
 
     def _executable(self, pack: InstalledPack) -> Executable:
-        return self._executables[architecture_key(pack.manifest.network)]
+        return self._executables[pack.id]

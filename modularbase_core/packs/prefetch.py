@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from modularbase_core.errors import ModularBaseError
@@ -54,6 +55,10 @@ class Prefetcher:
             self._history.observe(before[0], pack_ids[0])
         self._latest = tuple(pack_ids)
 
+    def background(self, work: Callable[[], None]) -> None:
+        """Do something else in the same thread, before what is wished for later."""
+        self._submit([work])
+
     def wait(self) -> None:
         """Return when nothing is under way."""
         if self._running is not None:
@@ -77,14 +82,19 @@ class Prefetcher:
         if not absent:
             return
 
-        def work() -> None:
-            for pack_id, keep in absent:
-                if number != self._newest:
-                    return  # overtaken
-                # the turn that needs the pack meets the same failure, and tells it
+        def bring(pack_id: str, keep: set[str]) -> None:
+            if number == self._newest:  # else overtaken
+                self._slots.prefetch(pack_id, keep)
+
+        self._submit([partial(bring, *one) for one in absent])
+
+    def _submit(self, works: Sequence[Callable[[], None]]) -> None:
+        def run() -> None:
+            for work in works:
+                # the turn that needs a pack meets the same failure, and tells it
                 with suppress(ModularBaseError, OSError, MemoryError):
-                    self._slots.prefetch(pack_id, keep)
+                    work()
 
         if self._runner is None:
             self._runner = self._make_runner()
-        self._running = self._runner.submit(work)
+        self._running = self._runner.submit(run)
