@@ -187,6 +187,11 @@ class Manifest:
         return plain
 
 
+def weights_name(base: Manifest, router: Manifest) -> str:
+    """Name the weights that a message's query depends on, by their digests; routing keys say what made them."""
+    return "-".join(one.files.get(WEIGHTS_FILE, "")[:16] for one in (base, router))
+
+
 def write_manifest(directory: Path, manifest: Manifest) -> Manifest:
     """Write `directory`/manifest.json with the digests and size of the data files there; return it as written.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from modularbase_core.errors import WeightsError, nearest
-from modularbase_core.sdk.jsonfile import parse_json
+from modularbase_core.sdk.jsonfile import parse_json, shown
 from modularbase_core.sdk.parameters import QUANTISATION_GROUP, Shape
 
 ITEM_BYTES: Final = {"F32": 4, "F16": 2, "I8": 1}
@@ -50,8 +50,8 @@ def read_header(path: Path) -> dict[str, Entry]:
     for name, entry in sorted(entries.items(), key=lambda one: (one[1].offset, one[1].size_bytes)):
         if entry.offset != end:
             raise WeightsError(
-                f"{path} is no safetensors file: {name!r} begins at byte {entry.offset}, but what is before it ends at "
-                f"{end}; save the weights again"
+                f"{path} is no safetensors file: {shown(name)} begins at byte {entry.offset}, but what is before it "
+                f"ends at {end}; save the weights again"
             )
         end += entry.size_bytes
     if size < end:
@@ -66,9 +66,7 @@ def read_header(path: Path) -> dict[str, Entry]:
 def read_metadata(path: Path) -> dict[str, str]:
     """Read the texts that a safetensors file holds beside its tensors; raises WeightsError as `read_header` does."""
     header, _, _ = _read(path)
-    texts = header.get(METADATA, {})
-    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
-        raise WeightsError(f"{path} is no safetensors file: its metadata is not texts by name; save the weights again")
+    texts: dict[str, str] = header.get(METADATA, {})
     return texts
 
 
@@ -95,7 +93,7 @@ def check_shapes(path: Path, entries: Mapping[str, Entry], expected: Mapping[str
             _check_scale(path, name, entry, entries.get(name + SCALE_SUFFIX))
     for name in entries:
         if name not in allowed:
-            raise WeightsError(f"{path} holds the unknown tensor {name!r}{nearest(name, allowed)}; remove it")
+            raise WeightsError(f"{path} holds the unknown tensor {shown(name)}{nearest(name, allowed)}; remove it")
 
 
 def _check_scale(path: Path, name: str, entry: Entry, scale: Entry | None) -> None:
@@ -138,24 +136,31 @@ def _read(path: Path) -> tuple[dict[str, Any], int, int]:  # Any: whatever JSON 
         raise WeightsError(
             f"{path} is no safetensors file: its header is not JSON ({error}); install the pack again"
         ) from error
-    if not isinstance(header, dict):
+    if not isinstance(header, dict) or content[:1] != b"{":
         raise WeightsError(f"{path} is no safetensors file: its header is not an object; install the pack again")
+    texts = header.get(METADATA, {})
+    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+        raise WeightsError(f"{path} is no safetensors file: its metadata is not texts by name; save the weights again")
     return header, 8 + length, size
 
 
 # item is whatever JSON held
 def _entry(path: Path, name: str, item: Any, start: int) -> Entry:
     if not isinstance(item, dict) or set(item) != {"dtype", "shape", "data_offsets"} or not _are_counts(item):
-        raise WeightsError(f"{path} is no safetensors file: the entry {name!r} is malformed; install the pack again")
+        raise WeightsError(
+            f"{path} is no safetensors file: the entry {shown(name)} is malformed; install the pack again"
+        )
     dtype, shape, (begin, end) = item["dtype"], tuple(item["shape"]), item["data_offsets"]
     if dtype not in ITEM_BYTES:
-        raise WeightsError(f"{path}: {name!r} has dtype {dtype}; use one of {', '.join(ITEM_BYTES)}")
+        raise WeightsError(f"{path}: {shown(name)} has dtype {dtype:.20}; use one of {', '.join(ITEM_BYTES)}")
     if len(shape) > _MAX_AXES:
-        raise WeightsError(f"{path}: {name!r} has {len(shape)} axes, more than {_MAX_AXES}; save the weights again")
+        raise WeightsError(
+            f"{path}: {shown(name)} has {len(shape)} axes, more than {_MAX_AXES}; save the weights again"
+        )
     entry = Entry(dtype, shape, start + begin)
     if end - begin != entry.size_bytes:
         raise WeightsError(
-            f"{path}: {name!r} holds {end - begin} bytes, but {dtype} {list(shape)} needs {entry.size_bytes}; "
+            f"{path}: {shown(name)} holds {end - begin} bytes, but {dtype} {list(shape)} needs {entry.size_bytes}; "
             "install the pack again"
         )
     return entry
