@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import click
 
 from modularbase_core.cli.report import json_option, print_json
+from modularbase_core.cli.settings import installed, read_settings, settings_options
 from modularbase_core.errors import ModularBaseError
 
 
@@ -29,10 +31,22 @@ from modularbase_core.errors import ModularBaseError
 @click.option("--eager", is_flag=True, help="Do not use torch.compile.")
 @click.option("--quiet", is_flag=True, help="Print no losses.")
 @json_option
+@settings_options
 def train(
-    recipes: tuple[Path, ...], data: Path, runs: Path, ship: bool, eager: bool, quiet: bool, as_json: bool
+    recipes: tuple[Path, ...],
+    data: Path,
+    runs: Path,
+    ship: bool,
+    eager: bool,
+    quiet: bool,
+    as_json: bool,
+    config_file: Path | None,
+    cache_dir: Path | None,
 ) -> None:
-    """Train RECIPES (TOML files) one after the other."""
+    """Train RECIPES (TOML files) one after the other.
+
+    What a recipe stands on is a run or an installed pack.
+    """
     try:
         from modularbase_core.train.run import run_recipe
         from modularbase_core.train.ship import ship_recipe
@@ -41,10 +55,15 @@ def train(
             raise
         raise ModularBaseError(f"training needs torch ({error}); run `pip install torch`") from error
 
+    packs = cache(lambda: installed(read_settings(config_file, cache_dir))[0])
     report = []
     for recipe in recipes:
-        checkpoint = run_recipe(recipe, data=data, runs=runs, quiet=quiet or as_json, compiled=not eager)
-        shipped = ship_recipe(recipe, data=data, runs=runs, quiet=quiet or as_json) if ship else None
+        checkpoint = run_recipe(
+            recipe, data=data, runs=runs, quiet=quiet or as_json, compiled=not eager, installed=packs
+        )
+        shipped = None
+        if ship:
+            shipped = ship_recipe(recipe, data=data, runs=runs, quiet=quiet or as_json, installed=packs)
         report.append(
             {"recipe": str(recipe), "checkpoint": str(checkpoint), "pack": None if shipped is None else str(shipped)}
         )

@@ -1,4 +1,4 @@
-"""What earlier stages left: networks built from their checkpoints, for the stages that stand on them."""
+"""What a stage stands on: networks with the weights of earlier stages' checkpoints, or of installed packs."""
 
 from __future__ import annotations
 
@@ -10,33 +10,38 @@ from torch import nn
 
 from modularbase_core.errors import ConfigError, DataError
 from modularbase_core.graph.networks import Base, Pack
-from modularbase_core.sdk.architecture import BaseArchitecture, PackArchitecture
+from modularbase_core.packs.catalog import discover
+from modularbase_core.sdk.architecture import Architecture, BaseArchitecture, PackArchitecture
+from modularbase_core.train.installed import Installed, checkpoint_of, find_pack, weights_of
 from modularbase_core.train.language import Whole
 from modularbase_core.train.recipe import Recipe
 
 
-def build_model(recipe: Recipe, runs: Path, begin: int) -> Whole:
-    """Make the stage's model from the runs it stands on."""
+def build_model(recipe: Recipe, runs: Path, begin: int, installed: Installed = discover) -> Whole:
+    """Make the stage's model from the runs or installed packs that it stands on."""
     if recipe.stage == "base":
         if not isinstance(recipe.architecture, BaseArchitecture) or not isinstance(recipe.pack, PackArchitecture):
             raise ConfigError(f"recipe {recipe.name!r}: a base needs an [architecture] and the [pack] of its trunk")
         return Whole(Base(recipe.architecture), Pack(recipe.pack), begin, frozen_base=False)
     if recipe.base is None or not isinstance(recipe.pack, PackArchitecture):
-        raise ConfigError(f"recipe {recipe.name!r}: a pack needs `base` (a run) and its own [pack] architecture")
-    model = Whole(load_base(recipe, runs), Pack(recipe.pack), begin, frozen_base=True)
+        raise ConfigError(
+            f"recipe {recipe.name!r}: a pack needs `base` (a run or an installed base), and an installed pack as "
+            "`start` or its own [pack] architecture"
+        )
+    model = Whole(load_base(recipe, runs, installed), Pack(recipe.pack), begin, frozen_base=True)
     if recipe.start:
-        checkpoint = runs / recipe.start / "checkpoint.pt"
-        load_weights(model.pack, part_of(checkpoint, "pack."), checkpoint)
+        _load(model.pack, recipe.pack, "start", recipe, runs, installed)
     return model
 
 
-def load_base(recipe: Recipe, runs: Path) -> Base:
-    """Load the base of the run that `recipe.base` names; its architecture stands in this recipe."""
+def load_base(recipe: Recipe, runs: Path, installed: Installed = discover) -> Base:
+    """Load the base that `recipe.base` names: a run, whose architecture stands in this recipe, or an installed one."""
     if recipe.base is None or not isinstance(recipe.architecture, BaseArchitecture):
-        raise ConfigError(f"recipe {recipe.name!r}: give `base` (a run) and that base's [architecture]")
+        raise ConfigError(
+            f"recipe {recipe.name!r}: give an installed base as `base`, or a run and that base's [architecture]"
+        )
     base = Base(recipe.architecture)
-    checkpoint = runs / recipe.base / "checkpoint.pt"
-    load_weights(base, part_of(checkpoint, "base."), checkpoint)
+    _load(base, recipe.architecture, "base", recipe, runs, installed)
     return base
 
 
@@ -57,6 +62,17 @@ def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], checkp
             "give the recipe that one, or remove it or use another runs folder"
         )
     network.load_state_dict(weights)
+
+
+def _load(
+    network: nn.Module, architecture: Architecture, key: str, recipe: Recipe, runs: Path, installed: Installed
+) -> None:
+    """Load what the recipe's `key`, base or start, names."""
+    checkpoint = checkpoint_of(runs, getattr(recipe, key))
+    if checkpoint.exists():
+        load_weights(network, part_of(checkpoint, "base." if key == "base" else "pack."), checkpoint)
+    else:
+        network.load_state_dict(weights_of(find_pack(recipe, key, runs, installed), architecture, recipe))
 
 
 def steps_done(checkpoint: Path) -> int:

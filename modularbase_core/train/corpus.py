@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from modularbase_core.errors import DataError
+from modularbase_core.text.template import ROLES
 
 Message = dict[str, str]
 
@@ -58,20 +59,43 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
 def read_records(path: Path) -> Iterator[Record]:
     """Yield the records of a file in the forms text, prompt/response or messages."""
     for number, value in enumerate(read_json_lines(path), 1):
+        where = f"{path}: record {number}"
         language, source = str(value.get("lang", "")), str(value.get("source", ""))
         if "messages" in value:
-            messages = tuple({"role": m["role"], "content": m["content"]} for m in value["messages"])
+            yield Record(None, _messages(value["messages"], where), language, source)
         elif "response" in value:
-            messages = (
-                {"role": "user", "content": value["prompt"]},
-                {"role": "assistant", "content": value["response"]},
-            )
+            said = (("user", _text(value, "prompt", where)), ("assistant", _text(value, "response", where)))
+            yield Record(None, tuple({"role": role, "content": text} for role, text in said), language, source)
         elif "text" in value:
-            yield Record(value["text"], (), language, source)
-            continue
+            yield Record(_text(value, "text", where), (), language, source)
         else:
-            raise DataError(f"{path}: record {number} has none of text, prompt/response, messages")
-        yield Record(None, messages, language, source)
+            raise DataError(f"{where} has none of text, prompt/response, messages; add one")
+
+
+def first_message(value: dict[str, Any], where: str) -> str:
+    """Return what a record's user says first: its text or prompt, or the first of its messages that is the user's."""
+    if "messages" in value:
+        said = [message["content"] for message in _messages(value["messages"], where) if message["role"] == "user"]
+        if not said:
+            raise DataError(f"{where} has no message of the user; add it or remove the record")
+        return said[0]
+    return _text(value, "text" if "text" in value else "prompt", where)
+
+
+# value: whatever JSON held
+def _messages(value: Any, where: str) -> tuple[Message, ...]:
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise DataError(f"{where}: messages is no list of objects with role and content; write it so")
+    for one in value:
+        if one.get("role") not in ROLES:
+            raise DataError(f"{where} has a message of role {one.get('role')!r}; use one of {', '.join(ROLES)}")
+    return tuple({"role": one["role"], "content": _text(one, "content", where)} for one in value)
+
+
+def _text(value: dict[str, Any], key: str, where: str) -> str:
+    if not isinstance(text := value.get(key), str):
+        raise DataError(f"{where} {f'has a {key} that is no text' if key in value else f'lacks {key}'}; write one")
+    return text
 
 
 def sample_characters(paths: list[Path], characters: int, seed: int) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from modularbase_core.errors import DataError
-from modularbase_core.train.corpus import read_json_lines
+from modularbase_core.train.corpus import first_message, read_json_lines
 from modularbase_core.train.packing import Source
 from modularbase_core.train.phrases import read_phrases
 
@@ -54,4 +54,5 @@ def _rows(name: str, data: Path, folder: Path, seed: int) -> list[dict[str, Any]
 def _labelled(row: dict[str, Any], source: Source) -> Labelled:
     domain = source.domain or str(row.get("domain", ""))
     intent = f"{row.get('domain', '')}/{row.get('intent', '')}" if source.domain else str(row.get("intent", ""))
-    return Labelled(str(row["text"] if "text" in row else row["prompt"]), domain, intent, str(row.get("lang", "")))
+    text = first_message(row, f"a record of {', '.join(source.files)}")
+    return Labelled(text, domain, intent, str(row.get("lang", "")))

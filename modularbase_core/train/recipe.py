@@ -28,11 +28,12 @@ class Recipe:
 
     stage: base (with the trunk that becomes general chat), pack (base frozen) or router.
     tokens: how many to learn from; windows: (share of the steps, window length) in turn.
-    base: the run whose base is used; start: the run whose pack this one continues from. folder: where the
-    recipe lies, which `tokenizer`, `ship` and `over` are relative to. A router counts messages where the others
-    count tokens. ship: the pack directory to write, with the fields of `manifest`. examples, others: messages
-    that belong to the pack and messages that do not, for its routing keys; over: the folder that holds the
-    shipped `base` and `router` which read them.
+    base: the run or installed pack whose base is used; start: the one whose pack this continues from. Of installed
+    ones `tokenizer`, `architecture` and `pack` may be left out. folder: where the recipe lies, which `tokenizer`,
+    `ship` and `over` are relative to. A router counts messages where the others count tokens. ship: the pack
+    directory to write, with the fields of `manifest`, or else of the manifest that is there. examples, others:
+    messages that belong to the pack and messages that do not (else the router's own), for its routing keys; over:
+    the folder that holds the `base` and `router` which read them, or an installed base; else `base`.
     """
 
     name: str
@@ -69,8 +70,6 @@ class Recipe:
                 raise ConfigError(f"recipe {self.name!r}: {name} is {getattr(self, name)}; it must be positive")
         if self.tokens < self.batch_tokens:
             raise ConfigError(f"recipe {self.name!r}: tokens {self.tokens} is less than one batch")
-        if self.examples and not self.others:
-            raise ConfigError(f"recipe {self.name!r} has `examples` without `others`; give messages of both kinds")
         self._check_windows()
 
     def _check_windows(self) -> None:

@@ -25,6 +25,7 @@ from modularbase_core.graph.places import Windows
 from modularbase_core.sdk.architecture import RouterArchitecture, routed_part
 from modularbase_core.text.template import BEGIN, ROLES
 from modularbase_core.train.checkpoints import load_base
+from modularbase_core.train.installed import Installed
 from modularbase_core.train.messages import Labelled, read_messages
 from modularbase_core.train.packing import control_id
 from modularbase_core.train.recipe import Recipe
@@ -80,7 +81,9 @@ def understand_messages(base: Base, tokenizer: Tokenizer, texts: Sequence[str], 
     return Hidden(torch.cat(parts), np.cumsum([0, *map(len, parts)]))
 
 
-def train_router(recipe: Recipe, *, data: Path, runs: Path, checkpoint: Path, quiet: bool) -> None:
+def train_router(
+    recipe: Recipe, *, data: Path, runs: Path, checkpoint: Path, quiet: bool, installed: Installed
+) -> None:
     """Train the recipe's router over a frozen base and save it; `tokens` and `batch_tokens` count messages here."""
     if not isinstance(recipe.router, RouterArchitecture):
         raise ConfigError(f"recipe {recipe.name!r}: a router needs its [router] architecture")
@@ -88,7 +91,7 @@ def train_router(recipe: Recipe, *, data: Path, runs: Path, checkpoint: Path, qu
     tokenizer.encode_special_tokens = True  # a control token in the text stays text
     parts = [read_messages([source], data, recipe.folder, recipe.seed) for source in recipe.mix]
     messages = [message for part in parts for message in part]
-    base = load_base(recipe, runs).eval().requires_grad_(False)
+    base = load_base(recipe, runs, installed).eval().requires_grad_(False)
     hidden = understand_messages(base, tokenizer, [message.text for message in messages], quiet=quiet)
     chance = np.concatenate(
         [

@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from modularbase_core.packs.catalog import discover
 from modularbase_core.text.template import BEGIN, CONTROL_TOKENS, END
 from modularbase_core.train.checkpoints import build_model, steps_done
+from modularbase_core.train.installed import Installed, checkpoint_of, complete
 from modularbase_core.train.language import Loss
 from modularbase_core.train.loop import Batch, Schedule, train
 from modularbase_core.train.packing import Tokens, control_id, join, pack_sources, windows
@@ -20,21 +22,31 @@ from modularbase_core.train.recipe import Recipe, read_recipe
 from modularbase_core.train.router import train_router
 
 
-def run_recipe(path: Path, *, data: Path, runs: Path, quiet: bool = False, compiled: bool = True) -> Path:
+def run_recipe(
+    path: Path,
+    *,
+    data: Path,
+    runs: Path,
+    quiet: bool = False,
+    compiled: bool = True,
+    installed: Installed = discover,
+) -> Path:
     """Train one recipe and return its checkpoint; an interrupted run resumes from there.
 
     data: the folder the recipe's files are relative to. runs: where each stage keeps `NAME/checkpoint.pt`.
+    installed: lists the packs that it may stand on.
     """
     recipe = read_recipe(path)
-    checkpoint = runs / recipe.name / "checkpoint.pt"
+    checkpoint = checkpoint_of(runs, recipe.name)
     if steps_done(checkpoint) >= recipe.steps:
         return checkpoint
+    recipe = complete(recipe, runs, installed)
     if recipe.stage == "router":
-        train_router(recipe, data=data, runs=runs, checkpoint=checkpoint, quiet=quiet)
+        train_router(recipe, data=data, runs=runs, checkpoint=checkpoint, quiet=quiet, installed=installed)
         return checkpoint
     torch.manual_seed(recipe.seed)
     tokenizer = Tokenizer.from_file(str(recipe.folder / recipe.tokenizer))
-    model = build_model(recipe, runs, control_id(tokenizer, BEGIN))
+    model = build_model(recipe, runs, control_id(tokenizer, BEGIN), installed)
     tokens = _tokens(recipe, data, tokenizer)
     schedule = Schedule(
         steps=recipe.steps,

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from modularbase_core.device.weights import read_background, read_weights, write_weights
+from modularbase_core.device.weights import read_background, write_weights
 from modularbase_core.errors import ConfigError, DataError
 from modularbase_core.graph.networks import Base, Router, build_network
+from modularbase_core.packs.catalog import discover
 from modularbase_core.packs.keys import background_centres, routing_keys
 from modularbase_core.sdk.architecture import Architecture, RouterArchitecture, architecture_to_dict
 from modularbase_core.sdk.manifest import (
     EXAMPLES_FILE,
+    MANIFEST_FILE,
     ROUTING_FILE,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
@@ -25,7 +29,16 @@ from modularbase_core.sdk.manifest import (
     weights_name,
     write_manifest,
 )
+from modularbase_core.sdk.pack import Pack
 from modularbase_core.train.checkpoints import load_weights, part_of, steps_done
+from modularbase_core.train.installed import (
+    Installed,
+    checkpoint_of,
+    complete,
+    load_network,
+    reading_base,
+    reading_router,
+)
 from modularbase_core.train.messages import Labelled, read_messages
 from modularbase_core.train.packing import Source
 from modularbase_core.train.recipe import Recipe, read_recipe
@@ -37,39 +50,53 @@ LONGEST_EXAMPLE = 300
 SHIPPED_OTHERS = 512
 
 
-def ship_recipe(path: Path, *, data: Path, runs: Path, quiet: bool = False) -> Path:
-    """Write the pack directory that the recipe's `ship` names, from the run that it made; return the directory."""
+def ship_recipe(path: Path, *, data: Path, runs: Path, quiet: bool = False, installed: Installed = discover) -> Path:
+    """Write the pack directory that the recipe's `ship` names, from the run that it made; return the directory.
+
+    installed: lists the packs that it may stand on.
+    """
     recipe = read_recipe(path)
-    if not recipe.ship or recipe.manifest is None:
-        raise ConfigError(f"recipe {recipe.name!r} does not say where to `ship` and with which [manifest]")
+    if not recipe.ship:
+        raise ConfigError(f"recipe {recipe.name!r} does not say where to `ship`; name the pack's directory")
     directory = (recipe.folder / recipe.ship).resolve()
+    recipe = complete(recipe, runs, installed)
     prefix, architecture = {
         "base": ("base.", recipe.architecture),
         "pack": ("pack.", recipe.pack),
         "router": ("", recipe.router),
     }[recipe.stage]
     assert architecture is not None
-    weights = _finished(recipe, runs / recipe.name / "checkpoint.pt", prefix, architecture)
+    described = _described(recipe, directory, architecture)
+    weights = _finished(recipe, checkpoint_of(runs, recipe.name), prefix, architecture)
     write_weights(directory / WEIGHTS_FILE, {name: value.float().numpy() for name, value in weights.items()})
     if recipe.stage == "base":
         _copy_tokenizer(recipe.folder / recipe.tokenizer, directory / TOKENIZER_FILE)
-    described = Manifest.from_dict({**recipe.manifest, "architecture": architecture_to_dict(architecture)})
     write_manifest(directory, described)  # a router's background is made with what it says
     if recipe.stage == "router" and recipe.others:
-        _write_background(recipe, directory, data, quiet=quiet)
+        _write_background(
+            _Reader(reading_base(recipe, runs, installed), Pack(directory), recipe, data, quiet), directory
+        )
     if recipe.examples:
-        _write_keys(recipe, directory, data, quiet=quiet)
+        base, router = reading_base(recipe, runs, installed), reading_router(recipe, runs, installed)
+        _write_keys(_Reader(base, router, recipe, data, quiet), directory)
     write_manifest(directory, described)
     return directory
 
 
 def load_shipped(directory: Path) -> torch.nn.Module:
     """Build the network of a pack directory with its shipped weights, in float32."""
-    manifest = Manifest.read(directory / "manifest.json")
-    network = build_network(manifest.network)
-    weights = read_weights(directory / WEIGHTS_FILE, manifest.network)
-    network.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
-    return network.eval().requires_grad_(False)
+    return load_network(Pack(directory))
+
+
+def _described(recipe: Recipe, directory: Path, architecture: Architecture) -> Manifest:
+    """Return the manifest to write: of the recipe's words, or else of those in the manifest that is there already."""
+    if recipe.manifest is not None:
+        return Manifest.from_dict({**recipe.manifest, "architecture": architecture_to_dict(architecture)})
+    if not (directory / MANIFEST_FILE).exists():
+        raise ConfigError(f"recipe {recipe.name!r} has no [manifest] and {directory} no {MANIFEST_FILE}; give either")
+    there = Manifest.read(directory / MANIFEST_FILE)
+    of_other_weights: dict[str, Any] = {"layers": None, "hidden_size": None, "architecture_key": None, "files": {}}
+    return replace(there, architecture=architecture, **of_other_weights)
 
 
 def _finished(recipe: Recipe, checkpoint: Path, prefix: str, architecture: Architecture) -> dict[str, torch.Tensor]:
@@ -88,14 +115,12 @@ def _copy_tokenizer(source: Path, target: Path) -> None:
     shutil.copy(source, target)
 
 
-def _write_keys(recipe: Recipe, directory: Path, data: Path, *, quiet: bool) -> None:
+def _write_keys(read: _Reader, directory: Path) -> None:
     """Write a pack's routing keys and examples."""
-    over = recipe.folder / recipe.over
-    read = _Reader(over / "base", over / "router", recipe, data, quiet)
-    own = read.messages(recipe.examples)
-    size = read.router_architecture.key_size
-    background = read_background(over / "router" / ROUTING_FILE, size)
-    made = routing_keys(read.queries(own), read.queries(read.messages(recipe.others)), background.centres)
+    own, others = read.messages(read.recipe.examples), read.recipe.others
+    background = read_background(read.router.routing, read.router_architecture.key_size)
+    other_queries = read.queries(read.messages(others)) if others else background.others
+    made = routing_keys(read.queries(own), other_queries, background.centres)
     write_weights(directory / ROUTING_FILE, made, quantise=False, metadata={"made_with": read.made_with})
     # as many languages and kinds as there are: the messages come in random order
     shown = [{"prompt": message.text} for message in own if len(message.text) <= LONGEST_EXAMPLE][:SHOWN_EXAMPLES]
@@ -103,10 +128,9 @@ def _write_keys(recipe: Recipe, directory: Path, data: Path, *, quiet: bool) -> 
     (directory / EXAMPLES_FILE).write_text(text, encoding="utf-8")
 
 
-def _write_background(recipe: Recipe, directory: Path, data: Path, *, quiet: bool) -> None:
+def _write_background(read: _Reader, directory: Path) -> None:
     """Write what a router brings to tell packs' messages from: those that belong to no pack."""
-    read = _Reader(recipe.folder / recipe.over / "base", directory, recipe, data, quiet)
-    others = read.queries(read.messages(recipe.others))
+    others = read.queries(read.messages(read.recipe.others))
     tensors = {"background": background_centres(others), "others": others[:SHIPPED_OTHERS]}
     write_weights(directory / ROUTING_FILE, tensors, quantise=False)
 
@@ -114,18 +138,18 @@ def _write_background(recipe: Recipe, directory: Path, data: Path, *, quiet: boo
 class _Reader:
     """Base and router as they are shipped, to make queries of a recipe's messages."""
 
-    def __init__(self, base: Path, router: Path, recipe: Recipe, data: Path, quiet: bool) -> None:
-        self._recipe, self._data, self._quiet = recipe, data, quiet
-        self._base, self._router = load_shipped(base), load_shipped(router)
+    def __init__(self, base: Pack, router: Pack, recipe: Recipe, data: Path, quiet: bool) -> None:
+        self.recipe, self._data, self._quiet = recipe, data, quiet
+        self.router, self._base, self._router = router, load_network(base), load_network(router)
         self._tokenizer = Tokenizer.from_file(str(recipe.folder / recipe.tokenizer))
         self._tokenizer.encode_special_tokens = True
-        described = Manifest.read(router / "manifest.json")
+        described = router.manifest
         assert isinstance(described.network, RouterArchitecture)
         self.router_architecture = described.network
-        self.made_with = weights_name(Manifest.read(base / "manifest.json"), described)
+        self.made_with = weights_name(base.manifest, described)
 
     def messages(self, sources: tuple[Source, ...]) -> list[Labelled]:
-        return read_messages(sources, self._data, self._recipe.folder, self._recipe.seed)
+        return read_messages(sources, self._data, self.recipe.folder, self.recipe.seed)
 
     def queries(self, messages: list[Labelled]) -> NDArray[np.float32]:
         assert isinstance(self._base, Base)

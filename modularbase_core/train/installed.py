@@ -1,0 +1,126 @@
+"""What a recipe takes from installed packs: weights to start from, tokenizer, networks, and what reads messages.
+
+A run of the same name goes before an installed pack, and what the recipe says before what packs say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from modularbase_core.device.weights import read_weights
+from modularbase_core.errors import ConfigError, DataError, PackError
+from modularbase_core.graph.networks import build_network
+from modularbase_core.packs.catalog import Catalog, InstalledPack
+from modularbase_core.packs.resolve import line_up
+from modularbase_core.sdk.architecture import Architecture
+from modularbase_core.sdk.pack import Pack
+from modularbase_core.train.recipe import Recipe
+
+Installed = Callable[[], Catalog]
+"""Lists the installed packs; called only where a recipe needs one."""
+
+_TYPES: Final = {"base": ("base",), "start": ("system", "domain"), "over": ("base",)}
+"""The types of packs that a recipe's keys may name."""
+
+
+def checkpoint_of(runs: Path, name: str) -> Path:
+    """Return where the run `name` keeps its checkpoint."""
+    return runs / name / "checkpoint.pt"
+
+
+def complete(recipe: Recipe, runs: Path, installed: Installed) -> Recipe:
+    """Return the recipe with the tokenizer and the networks that it leaves out, of the installed packs it names.
+
+    Raises DataError, naming both ways, for what is neither a run nor installed, and ConfigError for what stays open.
+    """
+    base, start = recipe.base, recipe.start
+    if base and not (recipe.architecture and recipe.tokenizer) and not checkpoint_of(runs, base).exists():
+        one = find_pack(recipe, "base", runs, installed)
+        recipe = replace(
+            recipe,
+            architecture=recipe.architecture or one.manifest.network,
+            tokenizer=recipe.tokenizer or str(one.pack.tokenizer),
+        )
+    if start and recipe.pack is None and not checkpoint_of(runs, start).exists():
+        recipe = replace(recipe, pack=find_pack(recipe, "start", runs, installed).manifest.network)
+    if not recipe.tokenizer:
+        raise ConfigError(f"recipe {recipe.name!r} has no `tokenizer`; give its file, or an installed pack as `base`")
+    return recipe
+
+
+def find_pack(recipe: Recipe, key: str, runs: Path, installed: Installed) -> InstalledPack:
+    """Return the installed pack that the recipe's `key` names; raises DataError when there is none of that kind."""
+    word = getattr(recipe, key)
+    try:
+        one = installed().find(word)
+    except PackError as error:
+        raise DataError(
+            f"recipe {recipe.name!r}: {key} is {word!r}, but {_other_way(recipe, key, runs)}, and {error}"
+        ) from error
+    if one.manifest.type not in _TYPES[key]:
+        raise DataError(
+            f"recipe {recipe.name!r}: {key} is {word!r}, a pack of type {one.manifest.type}; "
+            f"name one of type {' or '.join(_TYPES[key])}"
+        )
+    return one
+
+
+def weights_of(one: InstalledPack, architecture: Architecture, recipe: Recipe) -> dict[str, torch.Tensor]:
+    """Read an installed pack's weights as float32; raises DataError when the recipe describes another network."""
+    if one.manifest.network != architecture:
+        raise DataError(
+            f"recipe {recipe.name!r} describes another network than the installed pack {one.id!r} has; "
+            f"leave [{'architecture' if one.manifest.type == 'base' else 'pack'}] out, and the pack's is taken"
+        )
+    return {name: torch.from_numpy(value) for name, value in read_weights(_present(one), architecture).items()}
+
+
+def reading_base(recipe: Recipe, runs: Path, installed: Installed) -> Pack:
+    """Return the base that reads messages for routing keys: of the folder `over`, or an installed one."""
+    if (folder := recipe.folder / recipe.over / "base").is_dir() and recipe.over:
+        return Pack(folder)
+    return _installed_base(recipe, runs, installed).pack
+
+
+def reading_router(recipe: Recipe, runs: Path, installed: Installed) -> Pack:
+    """Return the router that makes routing keys, found as `reading_base` finds the base."""
+    if (folder := recipe.folder / recipe.over / "router").is_dir() and recipe.over:
+        return Pack(folder)
+    router = line_up(installed(), _installed_base(recipe, runs, installed).id).router
+    _present(router)
+    return router.pack
+
+
+def load_network(pack: Pack) -> torch.nn.Module:
+    """Build the network of a pack with its shipped weights, in float32."""
+    network = build_network(pack.manifest.network)
+    weights = read_weights(pack.weights, pack.manifest.network)
+    network.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+    return network.eval().requires_grad_(False)
+
+
+def _installed_base(recipe: Recipe, runs: Path, installed: Installed) -> InstalledPack:
+    if not recipe.over and (recipe.base is None or checkpoint_of(runs, recipe.base).exists()):
+        raise ConfigError(
+            f"recipe {recipe.name!r} has no `over`; name an installed base there, or the folder of a base and a router"
+        )
+    base = find_pack(recipe, "over" if recipe.over else "base", runs, installed)
+    _present(base)
+    return base
+
+
+def _present(one: InstalledPack) -> Path:
+    if one.absent:
+        raise DataError(f"pack {one.id!r} is not downloaded yet; run `modularbase pack fetch {one.id}`")
+    return one.pack.weights
+
+
+def _other_way(recipe: Recipe, key: str, runs: Path) -> str:
+    if key == "over":
+        return f"{recipe.folder / recipe.over} holds no base"
+    return f"{checkpoint_of(runs, getattr(recipe, key))} does not exist (run that stage first, with its own recipe)"
