@@ -53,9 +53,9 @@ def write_pack(directory: Path, described: Manifest, seed: int = 0) -> Path:
         keys /= np.linalg.norm(keys, axis=1, keepdims=True)
         one = np.ones(1, np.float32)
         write_weights(directory / ROUTING_FILE, {"keys": keys, "scale": 8 * one, "bias": -4 * one}, quantise=False)
-        (directory / "examples.json").write_text(json.dumps([{"user": "hi", "assistant": "hello"}]))
+        (directory / "examples.json").write_text(json.dumps([{"prompt": "hi", "response": "hello"}]))
     if described.type == "router":
-        rows = random.normal(size=(24, ROUTER.key_size)).astype(np.float32)
+        rows = random.normal(size=(24, described.network.key_size)).astype(np.float32)
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         write_weights(directory / ROUTING_FILE, {"background": rows[:8], "others": rows[8:]}, quantise=False)
     if described.type == "base":

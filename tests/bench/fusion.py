@@ -149,7 +149,7 @@ def calls(parts: Parts, rounds: int) -> dict[str, float]:
 
 def narrow_pack(parts: Parts) -> tuple[Callable[..., Tensor], Tensor]:
     """Compile a pack as deep as the shipped ones but narrow; return its program and its pages."""
-    shipped = next(one.manifest.architecture for one in parts.lineup.routable if one.id == PACKS[0])
+    shipped = next(one.manifest.network for one in parts.lineup.routable if one.id == PACKS[0])
     assert isinstance(shipped, PackArchitecture)
     target = target_of("cpu")
     build = Build(architecture=replace(shipped, blocks=NARROW), target=target, dtype=target.dtype)
