@@ -84,10 +84,10 @@ def format_route(route: Route) -> str:
     rest = sorted(route.scores.items(), key=lambda item: -item[1])
     rows += [(pack_id, score, "") for pack_id, score in rest if pack_id not in ids]
     width = max(len(pack_id) for pack_id, _, _ in rows)
-    lines = [
-        f"{'*' if pack_id in ids else ' '} {pack_id:<{width}}  {'    ' if score is None else format(score, '.2f')}  {told}"
-        for pack_id, score, told in rows
-    ]
+    lines = []
+    for pack_id, score, told in rows:
+        mark, shown = "*" if pack_id in ids else " ", "    " if score is None else f"{score:.2f}"
+        lines.append(f"{mark} {pack_id:<{width}}  {shown}  {told}")
     return "\n".join(line.rstrip() for line in (*lines, *(f"note: {note}" for note in route.notes)))
 
 

@@ -235,15 +235,15 @@ class Engine:
             except PackUnloadable as error:
                 one.unloadable.add(error.pack_id)
                 by = self._substitute(error.pack_id, one.unloadable)
-                note = f"{error}; {by} answers in its place"
+                note = f"{error}; {' and '.join(by)} {'answers' if len(by) == 1 else 'answer'} in its place"
                 sequence.route = stand_in(sequence.route, error.pack_id, by, note)
         return False
 
-    def _substitute(self, pack_id: str, unloadable: Collection[str]) -> str:
+    def _substitute(self, pack_id: str, unloadable: Collection[str]) -> list[str]:
         """Ask plugins who answers for a pack that cannot be loaded; general chat, which is always there, by default."""
         candidates = [pack for pack in self.routes.packs if pack not in unloadable]
         named = self._hooks.fallback(pack_id, candidates) if self._hooks is not None else []
-        return named[0] if named else self._fallback
+        return named or [self._fallback]
 
     def _take(self, one: Running, logits: NDArray[np.float32]) -> None:
         sampled = one.sampler.sample(logits)

@@ -106,17 +106,17 @@ def trim(route: Route, kept: Container[str], slots: int) -> Route:
     return replace(route, packs=packs, notes=(*route.notes, note))
 
 
-def stand_in(route: Route, pack_id: str, by: str, note: str) -> Route:
-    """Let `by` answer in place of `pack_id`, with its share; the heaviest first again."""
+def stand_in(route: Route, pack_id: str, by: Sequence_[str], note: str) -> Route:
+    """Let the packs `by` answer in place of `pack_id`, in equal parts of its share; the heaviest first again."""
     missing = next(pack for pack in route.packs if pack.id == pack_id)
-    if any(pack.id == by for pack in route.packs):
-        others = [pack for pack in route.packs if pack.id != pack_id]
-        packs = [replace(pack, weight=pack.weight + missing.weight) if pack.id == by else pack for pack in others]
-    else:
-        new = RoutedPack(by, missing.weight, route.scores.get(by), f"{pack_id} cannot be loaded")
-        packs = [new if pack.id == pack_id else pack for pack in route.packs]
-    packs.sort(key=lambda pack: -pack.weight)
-    return replace(route, packs=tuple(packs), notes=(*route.notes, note))
+    part = missing.weight / len(by)
+    packs = {pack.id: pack for pack in route.packs if pack.id != pack_id}
+    for other in by:
+        new = RoutedPack(other, 0.0, route.scores.get(other), f"{pack_id} cannot be loaded")
+        there = packs.get(other, new)
+        packs[other] = replace(there, weight=there.weight + part)
+    heaviest_first = tuple(sorted(packs.values(), key=lambda pack: -pack.weight))
+    return replace(route, packs=heaviest_first, notes=(*route.notes, note))
 
 
 def _equally(pack_ids: Sequence_[str], scores: Mapping[str, float], reason: str) -> Route:

@@ -11,6 +11,7 @@ A general message is right if general chat answers. Prints a table, then one JSO
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import lzma
 from collections.abc import Callable, Sequence
@@ -42,9 +43,8 @@ Choose = Callable[[Sequence[str]], list[str]]
 
 
 def read(path: Path) -> list[Row]:
-    text = lzma.open(path, "rt", encoding="utf-8") if path.suffix == ".xz" else path.open(encoding="utf-8")
-    with text as lines:
-        return [json.loads(line) for line in lines]
+    content = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
+    return [json.loads(line) for line in content.decode().splitlines()]
 
 
 def test_sets(data: Path) -> dict[str, list[Row]]:
@@ -111,7 +111,9 @@ def leave_out(data: Path, sets: dict[str, list[Row]], runs: Path) -> dict[str, f
         new = [text for text in dict.fromkeys(texts) if text not in cache]
         if new:
             hidden = understand_messages(base, tokenizer, new, quiet=True)
-            cache.update((text, hidden.rows[a:b]) for text, a, b in zip(new, hidden.begin, hidden.begin[1:]))
+            cache.update(
+                (text, hidden.rows[a:b]) for text, (a, b) in zip(new, itertools.pairwise(hidden.begin), strict=True)
+            )
         parts = [cache[text] for text in texts]
         return Hidden(torch.cat(parts), np.cumsum([0, *map(len, parts)]))
 

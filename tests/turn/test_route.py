@@ -64,7 +64,7 @@ def test_those_left_out_leave_their_weight_to_the_others_in_proportion(scores, d
 
 def test_a_pack_that_stands_in_takes_the_share_and_tells_for_whom():
     route = choose({"a": 0.9, "b": 0.6, "c": 0.2}, "chat", threshold=0.5, packs_per_turn=2)
-    after = stand_in(route, "a", "c", "a is ill")
+    after = stand_in(route, "a", ["c"], "a is ill")
     assert [(pack.id, pack.score, pack.reason) for pack in after.packs] == [
         ("c", 0.2, "a cannot be loaded"),
         ("b", 0.6, "over the threshold 0.5"),
@@ -75,6 +75,13 @@ def test_a_pack_that_stands_in_takes_the_share_and_tells_for_whom():
 
 def test_a_pack_that_answers_anyway_takes_the_share_of_the_one_it_stands_in_for():
     route = choose({"a": 0.9, "b": 0.75, "c": 0.6}, "chat", threshold=0.5, packs_per_turn=3)
-    after = stand_in(route, "a", "c", "a is ill")
+    after = stand_in(route, "a", ["c"], "a is ill")
     assert after.ids == ("c", "b")
     assert [pack.weight for pack in after.packs] == pytest.approx([1.5 / 2.25, 0.75 / 2.25])
+
+
+def test_several_that_stand_in_share_what_the_missing_one_had():
+    route = choose({"a": 0.9, "b": 0.6, "c": 0.2}, "chat", threshold=0.5, packs_per_turn=2)
+    after = stand_in(route, "a", ["c", "chat"], "a is ill")
+    assert after.ids == ("b", "c", "chat")
+    assert [pack.weight for pack in after.packs] == pytest.approx([0.4, 0.3, 0.3])
