@@ -101,3 +101,18 @@ def test_what_is_lacking_is_told(catalog, base, told):
 def test_a_named_base_is_chosen_among_several():
     other = manifest("other-base", "base", dataclasses.replace(BASE, blocks=BLOCKS))
     assert line_up(catalog_of(*RESIDENT, other), "tiny-base").base.id == "tiny-base"
+
+
+def test_a_pack_that_names_no_base_takes_any_whose_version_and_shapes_fit():
+    free = manifest("free", "domain", PACK, base=None)
+    check_compatible(free, RESIDENT[0])
+    check_compatible(free, dataclasses.replace(RESIDENT[0], id="other-base", name="Other"))
+    with pytest.raises(PackIncompatible, match=r"was made for tiny-base 1\.0, but 2\.0\.0 is installed"):
+        check_compatible(free, dataclasses.replace(RESIDENT[0], version="2.0.0"))
+
+
+def test_a_pack_that_describes_no_network_is_refused_and_stops_no_other():
+    bare = manifest("bare", "domain", None)
+    lineup = line_up(catalog_of(*RESIDENT, bare, manifest("python_code", "domain", PACK)))
+    assert ids(lineup.routable) == ["general_chat", "python_code"]
+    assert lineup.refused["bare"].startswith("pack 'bare' describes no network, so it cannot run; add its architecture")
