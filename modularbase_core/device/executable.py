@@ -112,7 +112,8 @@ class Executable:
     def __init__(self, meta: ArtefactMeta, device: Device, machine: Any) -> None:
         self.meta = meta
         self.device = device
-        self._machine = machine  # tvm.runtime.vm.VirtualMachine
+        # machine: tvm.runtime.vm.VirtualMachine; looked up here, so that binding in another thread never meets a call
+        self._functions = {name: machine[name] for name in meta.programs}
 
     @classmethod
     def load(cls, directory: Path, device: Device) -> Executable:
@@ -149,7 +150,7 @@ class Executable:
                     f"got {given.dtype} {list(given.shape)}"
                 )
             handles.append(given.handle)
-        return BoundProgram(self.device, meta, self._machine[program], tuple(handles))
+        return BoundProgram(self.device, meta, self._functions[program], tuple(handles))
 
 
 class BoundProgram:

@@ -46,10 +46,11 @@ class RepackedWeights:
         self._layouts: dict[str, str] = {}
         self._lock = Lock()
 
-    def open(self, path: Path, digest: str | None, meta: ArtefactMeta) -> Bytes:
+    def open(self, path: Path, digest: str | None, meta: ArtefactMeta, *, keep: bool = True) -> Bytes:
         """Return the weights in `path` as `PlacedWeights.fill` takes them, repacked first where the cache lacks them.
 
-        digest: what the manifest says of `path`; without one nothing is kept. Where the cache cannot be written the
+        digest: what the manifest says of `path`; without one nothing is kept. keep: whether they will be asked for
+        again, so that they stay mapped. Where the cache cannot be written the
         bytes are made in memory. Raises WeightsError on a file that is missing, wrong, or not the manifest's.
         """
         source = _source(path)
@@ -61,7 +62,8 @@ class RepackedWeights:
             if held is not None and held[0] == source:
                 self._held.move_to_end(name)
                 return held[1]
-        return self._hold(name, source, self._read(name, source, path, digest, meta))
+        body = self._read(name, source, path, digest, meta)
+        return self._hold(name, source, body) if keep else body
 
     def is_ready(self, path: Path, digest: str | None, meta: ArtefactMeta) -> bool:
         """Tell whether `open` would find a file to map, and so take no time to speak of."""

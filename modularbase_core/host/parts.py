@@ -89,7 +89,9 @@ class Parts:
         self.device = Device(config.device, threads=config.threads or None)
         self.executables = {key: Executable.load(path, self.device) for key, path in directories.items()}
         self._buffers = RowBuffers(self.device)
-        self._places = Places(config, self.lineup, self.budget, self._pack_pages, self.device, self.executables)
+        self._places = Places(
+            config, self.lineup, self.budget, self._pack_pages, self.device, self.executables, progress
+        )
 
     def engine(self, *, prefill_rows: int = PREFILL_ROWS) -> Engine:
         """Load the residents and wire the stages. prefill_rows: most tokens of a prompt in one call."""

@@ -6,8 +6,9 @@ to be unfit: it is checked and opened before.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Final
 
 from modularbase_core.config import EngineConfig
 from modularbase_core.context.hot import pages_form
@@ -25,6 +26,11 @@ from modularbase_core.sdk.architecture import PackArchitecture, architecture_key
 from modularbase_core.sdk.manifest import WEIGHTS_FILE
 from modularbase_core.turn.experts import PlacedPack
 
+Progress = Callable[[str, int, int], None]
+
+LONG_BYTES: Final = 64 << 20
+"""Weights beyond this take long enough to repack that it is shown."""
+
 
 class Places:
     """The device memory of a line-up's weights. executables: by architecture; pack_pages: KV pages of each pack."""
@@ -37,7 +43,9 @@ class Places:
         pack_pages: int,
         device: Device,
         executables: Mapping[str, Executable],
+        progress: Progress | None = None,
     ) -> None:
+        self._progress = progress
         self._lineup, self._budget, self._pack_pages = lineup, budget, pack_pages
         self._device, self._host_cache_bytes = device, config.host_cache_bytes
         packs = (lineup.base, lineup.router, *lineup.routable)
@@ -51,7 +59,7 @@ class Places:
 
     def resident(self, pack: InstalledPack) -> PlacedWeights:
         """Load the base's or the router's weights for good; raises WeightsError."""
-        body = self._open(pack)  # checked before anything is made
+        body = self._open_shown(pack)  # checked before anything is made
         weights = PlacedWeights(self._executable(pack), self._device)
         weights.fill(body)
         return weights
@@ -62,9 +70,12 @@ class Places:
             raise PackError(f"pack {pack_id!r} does not run with this base; `modularbase pack list` shows what does")
         pack = self._packs[pack_id]
         size_bytes = pack_bytes(self._executable(pack).meta, self._pack_pages)
-        if pack_id != self._lineup.general_chat.id:  # a resident, planned by itself, takes no slot
+        if pack_id == self._lineup.general_chat.id:  # a resident, planned by itself, takes no slot
+            body = self._open_shown(pack)
+        else:
             self._budget.admit(pack_id, size_bytes)
-        return Prepared(size_bytes, partial(self._place, pack, self._open(pack), size_bytes))
+            body = self._open(pack)
+        return Prepared(size_bytes, partial(self._place, pack, body, size_bytes))
 
     def warm(self) -> None:
         """Have what was repacked before read ahead from disk, as much of it as is kept mapped."""
@@ -90,10 +101,19 @@ class Places:
         self._standing[number] = placed
         return placed
 
-    def _open(self, pack: InstalledPack) -> Bytes:
-        return self._repacked.open(
-            pack.pack.weights, pack.manifest.files.get(WEIGHTS_FILE), self._executable(pack).meta
-        )
+    def _open_shown(self, pack: InstalledPack) -> Bytes:
+        """Open a resident's weights, which are asked for once; tell of it where repacking them takes seconds."""
+        meta, digest = self._executable(pack).meta, pack.manifest.files.get(WEIGHTS_FILE)
+        long = planned_bytes(meta) > LONG_BYTES and not self._repacked.is_ready(pack.pack.weights, digest, meta)
+        tell = self._progress if long and self._progress is not None else lambda *_: None
+        tell(f"repacking the weights of {pack.id}", 0, 1)
+        body = self._open(pack, keep=False)
+        tell(f"repacking the weights of {pack.id}", 1, 1)
+        return body
+
+    def _open(self, pack: InstalledPack, *, keep: bool = True) -> Bytes:
+        meta, digest = self._executable(pack).meta, pack.manifest.files.get(WEIGHTS_FILE)
+        return self._repacked.open(pack.pack.weights, digest, meta, keep=keep)
 
     def _executable(self, pack: InstalledPack) -> Executable:
         return self._executables[pack.id]

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modularbase_core.device.executable import ALIGNMENT, Device
+from modularbase_core.device.executable import ALIGNMENT, Device, Tensor
 from modularbase_core.device.region import Region, form_bytes
 
 FORMS = st.lists(
@@ -41,6 +41,49 @@ def test_filling_is_seen_by_every_tensor_and_by_the_programs(device):
     region.fill(values)
     assert first.handle.numpy().tolist() == [1, 2, 3]
     assert second.handle.numpy().tolist() == [[4, 5], [6, 7]]
+
+
+class FakeGpu:
+    """A device that programs alone see: its tensors are written and read by copies."""
+
+    name = "cuda"
+
+    def __init__(self):
+        self.allocations = 0
+
+    def tensor(self, shape, dtype):
+        self.allocations += 1
+        return Tensor(shape, dtype, FakeHandle(shape, dtype), None)
+
+
+class FakeHandle:
+    def __init__(self, shape, dtype):
+        self.values = np.zeros(shape, dtype)
+
+    def copyfrom(self, values):
+        assert (values.shape, values.dtype) == (self.values.shape, self.values.dtype)
+        self.values = values.copy()
+
+    def numpy(self):
+        return self.values
+
+
+def test_a_gpus_tensors_are_apart_filled_one_by_one_and_kept_while_their_forms_stay():
+    gpu = FakeGpu()
+    region = Region(gpu, 256)
+    forms = [((3,), "float16"), ((2, 2), "float32"), ((5,), "float32")]
+    half, single, pages = region.carve(forms)
+    values = np.zeros(128, np.uint8)
+    values[:6] = np.array([1, 2, 3], np.float16).view(np.uint8)
+    values[64:80] = np.array([4, 5, 6, 7], np.float32).view(np.uint8)
+    region.fill(values)
+    assert half.numpy().tolist() == [1, 2, 3]
+    assert single.numpy().tolist() == [[4, 5], [6, 7]]
+    assert pages.numpy().tolist() == [0] * 5
+    assert region.carve(forms)[0] is half
+    assert gpu.allocations == 3
+    region.carve(forms[:1])
+    assert gpu.allocations == 4
 
 
 def test_carving_again_gives_the_same_bytes(device):

@@ -117,6 +117,13 @@ def test_the_mapping_is_held_between_swaps_within_its_bounds(folder: Path, pack:
     assert none.held_bytes == 0
 
 
+def test_what_is_asked_for_once_is_not_held(folder: Path, pack: Path) -> None:
+    store = RepackedWeights(folder, 1 << 30)
+    body = store.open(pack / "model.safetensors", digest(pack), META, keep=False)
+    assert (body == expected(pack)).all()
+    assert store.held_bytes == 0
+
+
 def test_layouts_dtypes_and_orders_have_files_of_their_own(folder: Path, pack: Path) -> None:
     metas = [META, meta_of("float16"), meta_of(reverse=True)]
     assert len({layout_id(meta) for meta in metas}) == 3
