@@ -16,18 +16,18 @@ from pathlib import Path
 
 import numpy as np
 
-E, H, KV, FFN, VOCABULARY = 1024, 16, 8, 2816, 288
+VOCABULARY = 288
 REPEATS = 20
 
 
 def main(file: Path, size_bytes: int) -> None:
     """Time and print one JSON line."""
-    layer_bytes = 4 * (2 * E * E + 2 * E * E * KV // H + 3 * E * FFN)
-    layers = max(1, round(size_bytes / layer_bytes)) if size_bytes >= layer_bytes else 1
-    ffn = FFN if size_bytes >= layer_bytes else max(32, 32 * (size_bytes // (4 * 3 * E * 32)))
-    file = file.with_name(f"{file.stem}-{layers}-{ffn}.gguf")
+    width = 1024 if size_bytes > 32e6 else 256
+    parameters = 3 * width * width + 3 * width * feed(width)
+    layers = max(1, round((size_bytes / 4 - 2 * VOCABULARY * width) / parameters))
+    file = file.with_name(f"{file.stem}-{width}-{layers}.gguf")
     if not file.exists():
-        write(file, layers, ffn)
+        write(file, width, layers)
     from llama_cpp import Llama
 
     def load(mapped: bool, token: bool) -> float:
@@ -48,19 +48,24 @@ def main(file: Path, size_bytes: int) -> None:
     print(json.dumps(out))
 
 
-def write(file: Path, layers: int, ffn: int) -> None:
-    """Write the file: `layers` blocks of width E and a byte vocabulary."""
+def feed(width: int) -> int:
+    """Return the feed-forward width that goes with a width."""
+    return width * 11 // 4
+
+
+def write(file: Path, width: int, layers: int) -> None:
+    """Write the file: `layers` blocks, heads of 64, half as many key heads, and a byte vocabulary."""
     import gguf
 
     writer = gguf.GGUFWriter(str(file), "llama")
     writer.add_context_length(1024)
-    writer.add_embedding_length(E)
+    writer.add_embedding_length(width)
     writer.add_block_count(layers)
-    writer.add_feed_forward_length(ffn)
-    writer.add_head_count(H)
-    writer.add_head_count_kv(KV)
+    writer.add_feed_forward_length(feed(width))
+    writer.add_head_count(width // 64)
+    writer.add_head_count_kv(width // 128)
     writer.add_layer_norm_rms_eps(1e-6)
-    writer.add_rope_dimension_count(E // H)
+    writer.add_rope_dimension_count(64)
     writer.add_vocab_size(VOCABULARY)
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     kinds = [2, 3, 3, *[6] * 256]
@@ -75,20 +80,20 @@ def write(file: Path, layers: int, ffn: int) -> None:
     def add(name: str, *shape: int) -> None:
         writer.add_tensor(name, 0.02 * random.standard_normal(shape, np.float32))
 
-    add("token_embd.weight", VOCABULARY, E)
-    add("output_norm.weight", E)
-    add("output.weight", VOCABULARY, E)
+    add("token_embd.weight", VOCABULARY, width)
+    add("output_norm.weight", width)
+    add("output.weight", VOCABULARY, width)
     for layer in range(layers):
         block = f"blk.{layer}"
-        add(f"{block}.attn_norm.weight", E)
-        add(f"{block}.attn_q.weight", E, E)
-        add(f"{block}.attn_k.weight", E * KV // H, E)
-        add(f"{block}.attn_v.weight", E * KV // H, E)
-        add(f"{block}.attn_output.weight", E, E)
-        add(f"{block}.ffn_norm.weight", E)
-        add(f"{block}.ffn_gate.weight", ffn, E)
-        add(f"{block}.ffn_up.weight", ffn, E)
-        add(f"{block}.ffn_down.weight", E, ffn)
+        add(f"{block}.attn_norm.weight", width)
+        add(f"{block}.attn_q.weight", width, width)
+        add(f"{block}.attn_k.weight", width // 2, width)
+        add(f"{block}.attn_v.weight", width // 2, width)
+        add(f"{block}.attn_output.weight", width, width)
+        add(f"{block}.ffn_norm.weight", width)
+        add(f"{block}.ffn_gate.weight", feed(width), width)
+        add(f"{block}.ffn_up.weight", feed(width), width)
+        add(f"{block}.ffn_down.weight", width, feed(width))
     part = file.with_suffix(".part")
     writer.write_header_to_file(part)
     writer.write_kv_data_to_file()
