@@ -114,6 +114,8 @@ def _check_routing(path: Path, expected: dict[str, tuple[int | None, ...]]) -> N
     """Check the tensors, and that the rows that queries are compared with are unit vectors, as queries are."""
     _check_tensors(path, expected)
     entries = read_header(path)
+    if "scale" in expected and (scale := read_rows(path, entries, "scale")[0][0]) <= 0:
+        raise WeightsError(f"{path}: 'scale' is {scale:g}; it must be positive, or nearer messages would score lower")
     for name, shape in expected.items():
         for number, row in enumerate(read_rows(path, entries, name) if len(shape) == 2 else ()):
             length = sum(value * value for value in row) ** 0.5

@@ -143,6 +143,7 @@ def test_finite_is_what_numpy_calls_so(tmp_path_factory, dtype, values):
         ({"keys": np.zeros((0, 16), np.float32)}, r"'keys' has shape \[0, 16\], expected \[any, 16\]"),
         ({"keys": np.eye(2, 8, dtype=np.float32)}, r"'keys' has shape \[2, 8\], expected \[any, 16\]"),
         ({"scale": np.full(1, np.nan, np.float32)}, "'scale' holds values that are not finite"),
+        ({"scale": np.full(1, -2, np.float32)}, "'scale' is -2; it must be positive"),
         ({"more": np.ones(1, np.float32)}, "unknown tensor 'more'"),
     ],
 )
