@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from modularbase_core.config import EngineConfig
 from modularbase_core.context.hot import HotPages, bytes_per_page
 from modularbase_core.device.budget import BudgetPlan, mebibytes, plan
@@ -52,8 +50,7 @@ def divide(config: EngineConfig, lineup: Lineup, metas: dict[str, ArtefactMeta])
         for pack, size in of_pack.items()
         if pack not in resident and size > slot_bytes
     }
-    routable = tuple(one for one in lineup.routable if one.id not in refused)
-    return divided, pack_pages, replace(lineup, routable=routable, refused={**lineup.refused, **refused})
+    return divided, pack_pages, lineup.without(refused)
 
 
 def divide_for_routing(config: EngineConfig, lineup: Lineup, metas: dict[str, ArtefactMeta]) -> BudgetPlan:

@@ -6,7 +6,6 @@ Nothing is allocated before the budget admits it. The one place that knows every
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 
 from modularbase_core.config import EngineConfig
@@ -150,14 +149,13 @@ class Parts:
         route = self._places.resident(self.lineup.router).bind("route")
         queries = Queries(route, understanding, self._buffers, self._as_first_message, self.sequence)
         keys = read_keys(self.lineup, queries, self.config.cache_dir)
-        routable = tuple(one for one in self.lineup.routable if one.id not in keys.refused)
-        self.lineup = replace(self.lineup, routable=routable, refused={**self.lineup.refused, **keys.refused})
+        self.lineup = self.lineup.without(keys.refused)
         routes = Routes(
             queries,
-            keys.routing,
+            {one.id: keys.routing[one.id] for one in self.lineup.routable if one.id in keys.routing},
             background_of(self.lineup).centres,
             self.lineup.general_chat.id,
-            packs=[one.id for one in routable],
+            packs=[one.id for one in self.lineup.routable],
             hooks=self.hooks,
             threshold=self.config.threshold,
             packs_per_turn=self.config.packs_per_turn,

@@ -30,6 +30,7 @@ __all__ = [
     "LoadedPlugin",
     "ShadowedPack",
     "discover",
+    "newest_first",
     "plugin_manager",
     "weights_store",
 ]
@@ -116,7 +117,7 @@ class Catalog:
     def versions(self, pack_id: str) -> tuple[InstalledPack, ...]:
         """Return every installed pack of this id, the newest first."""
         every = [*self.packs, *(one.installed for one in self.shadowed)]
-        return tuple(_newest_first(one for one in every if one.id == pack_id))
+        return tuple(newest_first(one for one in every if one.id == pack_id))
 
     def of_type(self, *types: str) -> tuple[InstalledPack, ...]:
         """Return the packs of these types."""
@@ -154,7 +155,7 @@ def discover(
             installed.setdefault(one.id, []).append(one)
         else:
             broken.append(BrokenPlugin(plugin.name, plugin.distribution, str(one), _name_of(pack)))
-    ranked = [_newest_first(versions) for versions in installed.values()]
+    ranked = [newest_first(versions) for versions in installed.values()]
     return Catalog(
         packs=tuple(first for first, *_ in ranked),
         broken=tuple(broken),
@@ -162,6 +163,12 @@ def discover(
         plugins=tuple(plugins.loaded),
         only=None if only is None else tuple(only),
     )
+
+
+def newest_first(packs: Iterable[InstalledPack]) -> list[InstalledPack]:
+    """Sort by version, the newest first, and packs of one version by distribution and folder."""
+    by_place = sorted(packs, key=lambda one: (one.distribution, str(one.pack.directory)))
+    return sorted(by_place, key=lambda one: one.version, reverse=True)
 
 
 def _installed(pack: Pack, plugin: LoadedPlugin, store: Path | None) -> InstalledPack | ModularBaseError:
@@ -177,12 +184,6 @@ def _installed(pack: Pack, plugin: LoadedPlugin, store: Path | None) -> Installe
     except ModularBaseError as error:
         return error
     return InstalledPack(pack, manifest, plugin.distribution)
-
-
-def _newest_first(packs: Iterable[InstalledPack]) -> list[InstalledPack]:
-    """Sort by version, the newest first, and packs of one version by distribution."""
-    by_distribution = sorted(packs, key=lambda one: one.distribution)
-    return sorted(by_distribution, key=lambda one: one.version, reverse=True)
 
 
 def _shadow(other: InstalledPack, first: InstalledPack) -> str:

@@ -61,8 +61,9 @@ def test_packs_that_do_not_fit_are_refused_with_their_reason():
         "foreign": "pack 'foreign' was made for base 'other-base', not 'tiny-base'",
         "newer": "pack 'newer' was made for tiny-base 2.0 or >=3, but 1.0.0 is installed",
         "wide": "pack 'wide' takes hidden states 128 wide, but tiny-base gives 64",
-        "needy": "pack 'needy' needs the pack 'newer', which is not there or unusable",
-        "needier": "pack 'needier' needs the pack 'needy', which is not there or unusable",
+        "needy": "pack 'needy' needs newer, which was made for tiny-base 2.0 or >=3, but 1.0.0 is installed",
+        "needier": "pack 'needier' needs needy, which needs newer, "
+        "which was made for tiny-base 2.0 or >=3, but 1.0.0 is installed",
         "stale": "pack 'stale' needs general_chat >=1.1, but 1.0.0 is installed",
     }
 
