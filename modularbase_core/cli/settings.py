@@ -59,6 +59,11 @@ def read_settings(config_file: Path | None, cache_dir: Path | None) -> EngineCon
     return replace(config, cache_dir=cache_dir) if cache_dir else config
 
 
+def settings_file(config_file: Path | None) -> Path:
+    """Return the file that `read_settings` reads, whether it is there or not."""
+    return config_file or default_config_file()
+
+
 def plugin_options(group: _Command) -> _Command:
     """Add --plugins and --no-plugins, before the command; `plugin_limits` tells what they give."""
     group = click.option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -101,7 +102,7 @@ def _card(one: InstalledPack) -> str:
 
 
 def _lines(report: dict[str, Any]) -> list[str]:
-    base = " ".join(filter(None, (report["base"], " or ".join(report["base_compatibility"]))))
+    base = " ".join(filter(None, (report.get("base"), " or ".join(report["base_compatibility"]))))
     needs = [f"{item['id']} {item['version']}".rstrip() for item in report["dependencies"]]
     source = " ".join(filter(None, (report["distribution"], report["distribution_version"]))) or "no distribution"
     rows = [
@@ -127,7 +128,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
     ]
     lines = lay_out([row for row in rows if row[1]])
     shown = report["examples"][:SHOWN_EXAMPLES]
-    lines += ["examples:", *(f"  {' '.join(text.split())}" for text in shown)] if shown else []
+    lines += ["examples:", *(f"  {shorten(text, 100, placeholder=' ...')}" for text in shown)] if shown else []
     more = len(report["examples"]) - len(shown)
     return [*lines, f"  and {more} more"] if more else lines
 
