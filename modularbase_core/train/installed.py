@@ -16,7 +16,7 @@ from modularbase_core.device.weights import read_weights
 from modularbase_core.errors import ConfigError, DataError, PackError
 from modularbase_core.graph.networks import build_network
 from modularbase_core.packs.catalog import Catalog, InstalledPack
-from modularbase_core.packs.resolve import line_up
+from modularbase_core.packs.resolve import check_fetched, line_up
 from modularbase_core.sdk.architecture import Architecture
 from modularbase_core.sdk.pack import Pack
 from modularbase_core.train.recipe import Recipe
@@ -115,8 +115,7 @@ def _installed_base(recipe: Recipe, runs: Path, installed: Installed) -> Install
 
 
 def _present(one: InstalledPack) -> Path:
-    if one.absent:
-        raise DataError(f"pack {one.id!r} is not downloaded yet; run `modularbase pack fetch {one.id}`")
+    check_fetched(one)
     return one.pack.weights
 
 

@@ -1,4 +1,4 @@
-"""{{ cookiecutter.display_name }}: a pack for the nano base."""
+"""The pack {{ cookiecutter.pack_id }} for ModularBase."""
 
 from pathlib import Path
 

@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "pin": "pin:pin",
     "remove": "remove:remove",
     "restore": "lock:restore",
+    "start": "start:start",
     "unpin": "pin:unpin",
     "verify": "verify:verify",
 }
