@@ -85,6 +85,7 @@ class RepackedWeights:
         if body is not None and source in known:
             return body
         if _digest(path) != digest:
+            read_weights(path, meta.architecture)  # which tells more of a file that is cut short or of another kind
             raise WeightsError(f"{path} is not the file that its manifest names (SHA-256); install the pack again")
         if body is None:
             made = lay_out(meta, read_weights(path, meta.architecture))

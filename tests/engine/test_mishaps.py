@@ -144,7 +144,7 @@ def test_a_bad_file_leaves_a_slot_that_the_next_pack_can_take(
         routed = next(host.chat([HELLO], GREEDY, packs=["bad"]))
         assert isinstance(routed, Routed)
         assert [pack.id for pack in routed.packs] == ["general_chat"]
-        assert "is not the file that its manifest names" in routed.notes[0]
+        assert "truncated" in routed.notes[0]
         assert "python_code" in host.engine.slots.loaded(), "nothing is evicted for a pack that is unfit"
         assert text_of(list(host.chat([HELLO], GREEDY, packs=["python"]))) == wanted
 
