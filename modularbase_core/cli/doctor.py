@@ -62,7 +62,7 @@ def examine(config: EngineConfig) -> dict[str, Any]:
     if packs["problem"]:
         problems.append(packs["problem"])
     notes += plugin_notes(catalog)
-    notes += [one["refused"] for one in packs["packs"] if one["refused"]]
+    notes += [one[key] for key in ("refused", "note") for one in packs["packs"] if one[key]]
     weights = _faults(catalog)
     resident = {one["id"] for one in packs["packs"] if one["type"] != "domain"}
     for id, fault in weights.items():

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import click
@@ -11,7 +12,7 @@ from tiny_packs import PACK, manifest, write_pack, write_tiny_set
 
 from modularbase_core.cli.group import modularbase
 from modularbase_core.errors import ModularBaseError
-from modularbase_core.packs.catalog import BrokenPlugin, Catalog, InstalledPack
+from modularbase_core.packs.catalog import BrokenPlugin, Catalog, InstalledPack, ShadowedPack
 from modularbase_core.sdk import Pack
 
 
@@ -144,6 +145,24 @@ def test_pack_list_as_json(run, tiny):
     ]
     assert value["broken"][0]["reason"] == "ImportError: nothing"
     assert value["problem"] is None
+
+
+def test_pack_list_and_doctor_tell_that_an_older_version_is_used(run, tmp_path, monkeypatch):
+    new = replace(manifest("python_code", "domain", PACK, base_compatibility=("2.0",)), version="2.0.0")
+    newest = Pack(write_pack(tmp_path / "new", new))
+    *residents, old = [Pack(directory) for directory in write_tiny_set(tmp_path).values()]
+    catalog = Catalog(
+        tuple(InstalledPack(pack, pack.manifest, "modularbase-tiny") for pack in (*residents, newest)),
+        shadowed=(ShadowedPack(InstalledPack(old, old.manifest, "modularbase-old"), "2.0.0 is newer"),),
+    )
+    monkeypatch.setattr("modularbase_core.packs.catalog.discover", lambda *more, **keys: catalog)
+    told = (
+        "note: python_code 1.0.0 of modularbase-old is used instead of 2.0.0 of modularbase-tiny, "
+        "which was made for tiny-base 2.0, but 1.0.0 is installed"
+    )
+    assert run("pack", "list").out.splitlines()[-1] == told
+    assert told in run("doctor").out.splitlines()
+    assert json.loads(run("pack", "list", "--json").out)["packs"][-1]["note"] == told.removeprefix("note: ")
 
 
 def test_pack_list_of_nothing_says_what_to_install(run, monkeypatch):

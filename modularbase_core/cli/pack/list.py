@@ -30,13 +30,18 @@ def list_packs(as_json: bool, config_file: Path | None, cache_dir: Path | None) 
 
 # Any: plain JSON values
 def describe_packs(catalog: Catalog, base_id: str | None) -> dict[str, Any]:
-    """Describe packs and broken plugins; `refused` says why a sound pack cannot run on this base."""
+    """Describe packs and broken plugins; `refused` says why a sound pack cannot run on this base.
+
+    note: what there is to know of one that can, such as that an older version of it is used.
+    """
     from modularbase_core.packs.resolve import line_up
 
     refused: dict[str, str] = {}
+    notes: dict[str, str] = {}
     problem = None
     try:
-        refused = line_up(catalog, base_id).refused
+        lineup = line_up(catalog, base_id)
+        refused, notes = lineup.refused, lineup.notes
     except PackError as error:
         problem = str(error)
     return {
@@ -56,6 +61,7 @@ def describe_packs(catalog: Catalog, base_id: str | None) -> dict[str, Any]:
                 "directory": str(one.pack.directory),
                 "absent": list(one.absent),
                 "refused": refused.get(one.id),
+                "note": notes.get(one.id),
             }
             for one in catalog.packs
         ],
@@ -80,6 +86,7 @@ def format_packs(report: dict[str, Any]) -> str:
     ]
     lines = lay_out(rows)
     lines += [f"refused: {one['refused']}" for one in report["packs"] if one["refused"]]
+    lines += [f"note: {one['note']}" for one in report["packs"] if one["note"]]
     lines += [f"broken: {one['name']} of {one['distribution']}: {one['reason']}" for one in report["broken"]]
     if report["problem"]:
         lines.append(f"chat cannot start: {report['problem']}")
