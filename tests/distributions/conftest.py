@@ -1,15 +1,12 @@
 import hashlib
 import http.server
-import os
 import shutil
-import subprocess
-import sys
-import sysconfig
 import threading
 from functools import partial
 from pathlib import Path
 
 import pytest
+from fresh_venv import FreshVenv, build_wheel
 from tiny_packs import BASE, PACK, ROUTER, manifest, write_pack
 
 ROOT = Path(__file__).parents[2]
@@ -23,15 +20,6 @@ PACKS = {
         "modularbase_pack_python/python_code": manifest("python_code", "domain", PACK, aliases=("python",)),
     },
 }
-
-
-def run(*command, **more):
-    """Run a command away from the machine's own pip settings; fail with what it said."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON"))}
-    environment |= {"PIP_CONFIG_FILE": os.devnull, "PIP_DISABLE_PIP_VERSION_CHECK": "1", **more.pop("env", {})}
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, **more)
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +36,7 @@ def wheels(tmp_path_factory):
             write_pack(source / place, described, seed)
         sources.append(source)
     for source in sources:
-        run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", out, cwd=source)
+        build_wheel(source, out)
     return {path.name.split("-")[0].replace("_", "-"): path for path in out.glob("*.whl")}
 
 
@@ -74,39 +62,6 @@ def index(wheels, tmp_path_factory):
     server.shutdown()
     thread.join()
     server.server_close()
-
-
-class FreshVenv:
-    """A virtual environment that has our third-party requirements and nothing of ours."""
-
-    def __init__(self, folder, index):
-        self.folder, self.index = folder, index
-        run(sys.executable, "-m", "venv", "--without-pip", folder)
-        variables = {"base": str(folder), "platbase": str(folder)}
-        site = Path(
-            sysconfig.get_path("purelib", "venv" if "venv" in sysconfig.get_scheme_names() else None, variables)
-        )
-        # what is installed here already counts as installed there, and is not downloaded again
-        links = folder / "third-party"
-        links.mkdir()
-        for place in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
-            for path in Path(place).iterdir():
-                ours = path.name.lower().startswith(("modularbase", "_modularbase", "__editable__", "_editable"))
-                if not ours and path.suffix != ".pth":
-                    (links / path.name).symlink_to(path)
-        (site / "third-party.pth").write_text(f"{links}\n")
-
-    def pip(self, command, *arguments):
-        """Run this Python's pip for that environment."""
-        return run(sys.executable, "-m", "pip", "--python", self.folder / "bin" / "python", command, *arguments)
-
-    def install(self, name):
-        """Install by bare name from the index alone."""
-        return self.pip("install", "--no-cache-dir", "--index-url", self.index, name)
-
-    def modularbase(self, *arguments):
-        """Run the installed command, outside the repository."""
-        return run(self.folder / "bin" / "modularbase", *arguments, cwd=self.folder)
 
 
 @pytest.fixture
