@@ -12,7 +12,7 @@ TAKEN = ("nano-base", "nano-router", "general_chat", "general", "chat")  # ids a
 DEVICES = {"con", "prn", "aux", "nul", *(f"{name}{n}" for name in ("com", "lpt") for n in range(1, 10))}
 FOLDERS = {"build", "data", "dist", "recipes", "tests"}  # of the project, beside the module
 OURS = {"modularbase", "modularbase-nano", "modularbase-compiler", "modularbase-core"}
-MARKS = tuple("{" + second for second in "{%#")  # of the template language
+MARKS = tuple("{" + second for second in ("{", "%", "#"))  # of the template language
 
 ID = r"[a-z0-9]+([_-][a-z0-9]+)*"
 ID_TOLD = "use lower-case letters and digits, joined by - or _"
