@@ -20,7 +20,10 @@ else:
     import tomli as tomllib
 
 FILLINGS: Final = 24
-"""Messages made of a phrase with slots; one without stands for itself."""
+"""Messages made of a phrase with slots."""
+SPELLINGS: Final = 3
+"""Messages made of a phrase without slots, which differ in case and punctuation."""
+_FULL_WIDTH: Final = str.maketrans("，。？！：；（）", ",.?!:;()")
 _SLOT: Final = re.compile(r"\{(\w+)\}")
 
 
@@ -41,9 +44,19 @@ def read_phrases(path: Path, *, seed: int) -> list[dict[str, str]]:
         raise DataError(f"{path} is not a file of phrases ({error}); give domain, [slots] and [[requests]]") from error
     out, random_ = [], random.Random(seed)
     for intent, language, text in requests:
-        for filled in _fillings(text, value.get("slots", {}), random_, path):
-            out.append({"text": filled, "domain": value["domain"], "intent": intent, "lang": language})
+        filled = _fillings(text, value.get("slots", {}), random_, path)
+        for one in dict.fromkeys(_as_typed(one, random_) for one in filled):
+            out.append({"text": one, "domain": value["domain"], "intent": intent, "lang": language})
     return out
+
+
+def _as_typed(text: str, random_: random.Random) -> str:
+    """Write a text as one of many people would: how punctuation and case are typed tells nothing of the domain."""
+    if random_.random() < 0.5:
+        text = text.translate(_FULL_WIDTH)
+    if random_.random() < 0.3:
+        text = text.rstrip(".?!。？！ ") or text
+    return text.lower() if random_.random() < 0.3 else text
 
 
 # Any: what TOML gives
@@ -59,6 +72,7 @@ def _fillings(text: str, slots: Mapping[str, list[str]], random_: random.Random,
         if not slots.get(name):
             raise DataError(f"{path}: {text!r} names the slot {name!r}, which has no words; add them under [slots]")
     if not names:
-        return [text]
-    filled = [_SLOT.sub(lambda found: str(random_.choice(slots[found[1]])), text) for _ in range(FILLINGS)]
-    return list(dict.fromkeys(filled))
+        return [text] * SPELLINGS
+    if text == f"{{{names[0]}}}":  # a list of words: each once
+        return [str(word) for word in slots[names[0]]]
+    return [_SLOT.sub(lambda found: str(random_.choice(slots[found[1]])), text) for _ in range(FILLINGS)]
