@@ -152,22 +152,27 @@ def _check(template: Template, answers: Mapping[str, Any]) -> None:  # Any: text
 
 def _facts(catalog: Catalog, base: InstalledPack) -> Answers:
     """Return what the template has to know of the installed base."""
-    from importlib_metadata import version
-
     from modularbase_core.packs.resolve import line_up
     from modularbase_core.sdk.architecture import BaseArchitecture
 
     network = base.manifest.network
     assert isinstance(network, BaseArchitecture)
-    facts = {
+    return {
         "_base": base.id,
         "_base_compatibility": _release(base.manifest.version),
         "_general_chat": line_up(catalog, base.id).general_chat.id,
+        "_base_requirement": _requirement(base.distribution),
         "_trained_tokens": network.window.trained_tokens,
     }
-    if base.distribution:
-        facts["_base_requirement"] = f"{base.distribution}=={_release(version(base.distribution))}.*"
-    return facts
+
+
+def _requirement(distribution: str) -> str:
+    from importlib_metadata import PackageNotFoundError, version
+
+    try:
+        return f"{distribution}=={_release(version(distribution))}.*"
+    except (PackageNotFoundError, ValueError):  # no distribution brought it
+        return "modularbase"
 
 
 def _release(version: str) -> str:
