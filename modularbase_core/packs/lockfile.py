@@ -27,7 +27,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-LOCK_FILE: Final = "modularbase-packs.lock"
 SCHEMA: Final = 1
 
 

@@ -25,7 +25,7 @@ SKIPPED: Final = ("dist", "build", "data", "runs", "tests", "node_modules", "__p
 
 
 @click.command()
-@click.argument("project", type=click.Path(path_type=Path), default=Path("."))
+@click.argument("project", type=click.Path(path_type=Path), default=Path())
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Folder [default: PROJECT/dist]."
 )
@@ -53,8 +53,9 @@ def build(project: Path, output: Path | None, quiet: bool, as_json: bool, **opti
     notes = []
     if final.stat().st_size > INDEX_LIMIT_BYTES:
         notes.append(
-            f"{final.name} has {final.stat().st_size / 1e6:.0f} MB, but package indexes take {INDEX_LIMIT_BYTES // 10**6} "
-            "MB; put the weights on a server of your own and name their addresses under `downloads` in the manifest"
+            f"{final.name} has {final.stat().st_size / 1e6:.0f} MB, but package indexes take "
+            f"{INDEX_LIMIT_BYTES // 10**6} MB; put the weights on a server of your own and "
+            "name their addresses under `downloads` in the manifest"
         )
     if as_json:
         print_json({"wheel": str(final), "packs": [one.id for one in wheel.packs], "notes": notes})
@@ -119,8 +120,8 @@ def _check_whole(packs: dict[Path, Manifest], wheel: Wheel) -> None:
     for directory, manifest in packs.items():
         if manifest.id not in held:
             raise PackError(
-                f"{wheel.path.name} lacks the pack {manifest.id!r} of {directory}; include that folder in pyproject.toml "
-                "and see that .gitignore does not name it"
+                f"{wheel.path.name} lacks the pack {manifest.id!r} of {directory}; include that folder in "
+                "pyproject.toml and see that .gitignore does not name it"
             )
         if held[manifest.id] != manifest:
             raise PackError(f"{wheel.path.name} holds another {manifest.id!r} than {directory}; remove old builds")

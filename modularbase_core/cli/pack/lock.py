@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     from modularbase_core.packs.lockfile import Locked
     from modularbase_core.packs.pip import Pip, Sources
 
+LOCK_FILE: Final = Path("modularbase-packs.lock")
+
 
 @click.command()
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("modularbase-packs.lock"),
+    default=LOCK_FILE,
     show_default=True,
     help="Where to write it.",
 )
@@ -45,7 +47,7 @@ def lock(output: Path, config_file: Path | None, cache_dir: Path | None) -> None
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path), default=Path("modularbase-packs.lock"))
+@click.argument("file", type=click.Path(path_type=Path), default=LOCK_FILE)
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 @source_options
 @json_option
@@ -70,7 +72,8 @@ def restore(
     wanted = lockfile.read_lock(file)
     where = sources(options["index_url"], options["extra_index_url"], options["find_links"], options["pre"])
     catalog, _ = installed(config)
-    changing = _changing(wanted, lockfile.differences(wanted, lockfile.lock(catalog)))
+    differing = lockfile.differences(wanted, lockfile.lock(catalog))
+    changing = [one for one in wanted if one.name in differing]
     if changing:
         _install(changing, pip_of(quiet), where)
         importlib.invalidate_caches()
@@ -91,15 +94,14 @@ def restore(
         ctx.exit(1)
 
 
-def _changing(wanted: tuple[Locked, ...], differing: dict[str, list[str]]) -> list[Locked]:
-    return [one for one in wanted if one.name in differing]
-
-
 def _install(changing: list[Locked], pip: Pip, where: Sources) -> None:
-    """Install these distributions, of whichever version is there, and then what they need."""
-    requirements = [one.requirement for one in changing]
-    pip.install(requirements, where, "--no-deps", "--force-reinstall")
-    pip.install(requirements, where)
+    """Install these distributions with what they need; those that only differ in a file are installed again."""
+    from modularbase_core.packs.install import installed_version
+
+    again = [one.requirement for one in changing if installed_version(one.name) == one.version]
+    pip.install([one.requirement for one in changing], where)
+    if again:
+        pip.install(again, where, "--no-deps", "--force-reinstall")
 
 
 def _module_of(directory: Path) -> str | None:
