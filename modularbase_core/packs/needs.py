@@ -118,7 +118,7 @@ def _unmet(
 def _joined(facts: list[str], advice: list[str]) -> str:
     more = len(facts) - MOST_FAULTS
     ending = f", and {more} more" if more > 0 else ""
-    return f"{', and '.join(facts[:MOST_FAULTS])}{ending}; {', and '.join(dict.fromkeys(advice[:MOST_FAULTS]))}"
+    return f"{', and '.join(facts[:MOST_FAULTS])}{ending}; {', '.join(dict.fromkeys(advice[:MOST_FAULTS]))}"
 
 
 class _Rivalries:

@@ -83,14 +83,11 @@ class Model:
 
 def catalog_of(installed: list[Manifest]) -> Catalog:
     """List manifests as `discover` does, one of each id ahead of its older versions."""
-    packs: dict[str, InstalledPack] = {}
-    shadowed = []
-    for one in sorted(installed, key=lambda one: Version(one.version), reverse=True):
-        pack = InstalledPack(Pack(Path(f"{one.id}-{one.version}")), one, "dist")
-        if packs.setdefault(one.id, pack) is not pack:
-            shadowed.append(ShadowedPack(pack, "older"))
-    in_order = {one.id: packs[one.id] for one in installed}
-    return Catalog(tuple(in_order.values()), shadowed=tuple(shadowed))
+    packs = [InstalledPack(Pack(Path(f"{one.id}-{one.version}")), one, "dist") for one in installed]
+    newest = {one.id: one for one in sorted(packs, key=lambda one: one.version)}
+    newest = {one.id: newest[one.id] for one in packs}
+    shadowed = tuple(ShadowedPack(one, "older") for one in packs if one is not newest[one.id])
+    return Catalog(tuple(newest.values()), shadowed=shadowed)
 
 
 def check_sentence(pack_id: str, sentence: str, model: Model) -> None:
