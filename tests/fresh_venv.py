@@ -7,11 +7,16 @@ import sysconfig
 from pathlib import Path
 
 
-def run(*command, **more):
-    """Run a command away from the machine's own pip settings; fail with what it said."""
+def attempt(*command, **more):
+    """Run a command away from the machine's own pip settings; return how it ended."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON"))}
     environment |= {"PIP_CONFIG_FILE": os.devnull, "PIP_DISABLE_PIP_VERSION_CHECK": "1", **more.pop("env", {})}
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, **more)
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, **more)
+
+
+def run(*command, **more):
+    """Run a command as `attempt` does; fail with what it said."""
+    done = attempt(*command, **more)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -56,9 +61,9 @@ class FreshVenv:
         """Install wheels without looking for anything else."""
         return self.pip("install", "--no-index", "--no-deps", *wheels)
 
-    def python(self, *arguments, **more):
-        """Run its Python, outside the repository."""
-        return run(self.folder / "bin" / "python", *arguments, cwd=self.folder, **more)
+    def attempt(self, *arguments, **more):
+        """Run its Python, outside the repository; return how it ended."""
+        return attempt(self.folder / "bin" / "python", *arguments, cwd=self.folder, **more)
 
     def modularbase(self, *arguments, **more):
         """Run the installed command, outside the repository."""
