@@ -98,7 +98,8 @@ def _unmet(
             if need.id not in present or not _admits(need, present[need.id].version):
                 failing.setdefault(one, []).append(need)
     rivalries = _Rivalries(demands)
-    told, notes = {}, {}
+    told: dict[str, str] = {}
+    notes: dict[str, str] = {}
     for one, needs in failing.items():
         facts, advice = [], []
         for need in needs:

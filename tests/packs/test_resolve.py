@@ -147,10 +147,13 @@ def test_of_several_chains_the_shortest_is_told_and_of_equals_the_same_in_any_or
         needy("y", "z"),
         needy("z", "gone"),
     ]
-    packs += [needy("left", "gone"), needy("right", "gone"), needy("both", "right", "left")]
+    packs += [needy("right", "z"), needy("left", "z"), needy("both", "right", "left")]
     refused = refusals(*packs)
     assert refused["far"] == "pack 'far' needs near, which needs gone, which is not installed; install gone"
-    assert refused["both"] == "pack 'both' needs left, which needs gone, which is not installed; install gone"
+    assert (
+        refused["both"]
+        == "pack 'both' needs left, which needs z, which needs gone, which is not installed; install gone"
+    )
     assert refusals(*packs[::-1]) == refused
 
 
