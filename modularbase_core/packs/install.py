@@ -59,14 +59,16 @@ class Found:
 
 def read_target(text: str, catalog: Catalog) -> Target:
     """Understand NAME, NAME@1.0, NAME==1.0, a wheel, a project folder or an address; raises PackError."""
+    name, at, wanted = text.partition("@")
     if _ADDRESS.match(text):
         return Target(text, place=text)
+    if at and _ADDRESS.match(wanted.strip()):
+        return Target(text, place=wanted.strip())
+    if "\0" in text:
+        raise PackError(f"{text!r} names no pack; write NAME, NAME@1.0.0, NAME>=1.0, a path or an address")
     path = Path(text).expanduser()
     if text.endswith((".whl", ".tar.gz", ".zip")) or "/" in text or text in (".", ".."):
         return Target(text, place=str(_local(path, text)))
-    name, at, wanted = text.partition("@")
-    if at and _ADDRESS.match(wanted.strip()):
-        return Target(text, place=wanted.strip())
     if at:
         try:
             text = f"{name.strip()}=={Version(wanted)}"

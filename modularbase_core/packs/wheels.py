@@ -6,6 +6,7 @@ Unpacks nothing but packs' data, into a folder of its own, and runs no code of t
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from importlib_metadata import PathDistribution
+from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from modularbase_core.errors import ModularBaseError, PackError
@@ -87,7 +89,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
             yield archive
     except FileNotFoundError as error:
         raise PackError(f"{path} does not exist; name a wheel that does") from error
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise PackError(f"{path.name} is no whole wheel ({error}); download or build it again") from error
     except OSError as error:
         reason = error.strerror or str(error)
@@ -101,6 +103,11 @@ def _metadata(path: Path, archive: zipfile.ZipFile) -> PathDistribution:
             f"{path.name} is no wheel: it has {len(folders)} .dist-info folders; download or build it again"
         )
     found = PathDistribution(zipfile.Path(archive, f"{folders.pop()}/"))  # type: ignore[arg-type]  # zip paths suffice
+    try:
+        for text in found.requires or ():
+            Requirement(text)
+    except InvalidRequirement as error:
+        raise PackError(f"{path.name} has a dependency that is none ({error}); tell its author") from error
     if not (found.metadata and found.metadata["Name"] and found.metadata["Version"]):
         raise PackError(f"{path.name} is no wheel: its metadata has no name and version; download or build it again")
     return found
