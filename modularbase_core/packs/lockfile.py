@@ -209,11 +209,12 @@ def _differing(wanted: Locked, found: Locked | None) -> list[str]:
     have = {pack.id: pack for pack in found.packs}
     told = []
     for pack in wanted.packs:
-        files = dict(have[pack.id].files) if pack.id in have else {}
-        if not files:
+        if pack.id not in have:
             told.append(f"{wanted.name} {wanted.version} offers no pack {pack.id!r} that can be used")
-        for name in sorted(files.keys() | dict(pack.files).keys()) if files else ():
-            if files.get(name) != dict(pack.files).get(name):
+            continue
+        files, locked = dict(have[pack.id].files), dict(pack.files)
+        for name in sorted(files.keys() | locked.keys()):
+            if files.get(name) != locked.get(name):
                 told.append(f"{pack.id}/{name} is another file than the locked one")
     locked_ids = {pack.id for pack in wanted.packs}
     told += [f"{wanted.name} offers {id!r}, which is not locked" for id in have if id not in locked_ids]
