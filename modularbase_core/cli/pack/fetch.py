@@ -31,7 +31,7 @@ def fetch(
 
     config = read_settings(config_file, cache_dir)
     catalog, _ = installed(config)
-    chosen = list(dict.fromkeys(map(catalog.find, names))) if names else list(catalog.packs)
+    chosen = list({one.id: one for one in map(catalog.find, names)}.values()) if names else list(catalog.packs)
     lacking = [one for one in chosen if one.absent]
     fetched, faults = fetch_weights(lacking, weights_store(config.cache_dir), quiet=quiet)
     for one in lacking:

@@ -30,13 +30,15 @@ def info(name: str, card: bool, as_json: bool, config_file: Path | None, cache_d
     catalog, _ = installed(config)
     one = catalog.find(name)
     if card:
-        click.echo(_card(one))
+        if not (text := _card(one)):
+            raise PackError(f"pack {one.id!r} brings no model card; ask its author for one")
+        click.echo(text)
         return
     report = describe_pack(one, catalog, config.base)
     if as_json:
         print_json(report)
     else:
-        click.echo("\n".join(_lines(report)))
+        click.echo("\n".join(_lines(report, has_card=bool(_card(one)))))
 
 
 # Any: plain JSON values
@@ -88,20 +90,17 @@ def _cards(one: InstalledPack) -> list[Path]:
 
 
 def _card(one: InstalledPack) -> str:
-    """Return the model card: a file beside the data, or else the description of the distribution."""
+    """Return the model card: a file beside the data, or else the description of the distribution; empty if none."""
     from importlib_metadata import PackageNotFoundError, metadata
 
     for path in _cards(one):
         return path.read_text(encoding="utf-8", errors="replace").rstrip()
-    text = ""
     with suppress(PackageNotFoundError):
-        text = str(metadata(one.distribution).json.get("description", "")) if one.distribution else ""
-    if not text.strip():
-        raise PackError(f"pack {one.id!r} brings no model card; ask its author for one")
-    return text.rstrip()
+        return str(metadata(one.distribution).json.get("description", "")).rstrip() if one.distribution else ""
+    return ""
 
 
-def _lines(report: dict[str, Any]) -> list[str]:
+def _lines(report: dict[str, Any], *, has_card: bool) -> list[str]:
     base = " ".join(filter(None, (report.get("base"), " or ".join(report["base_compatibility"]))))
     needs = [f"{item['id']} {item['version']}".rstrip() for item in report["dependencies"]]
     source = " ".join(filter(None, (report["distribution"], report["distribution_version"]))) or "no distribution"
@@ -119,7 +118,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
         ("network", f"{report['layers']} layers, {report['hidden_size']} wide" if report.get("layers") else ""),
         ("comes from", source),
         ("lies in", report["directory"]),
-        ("model card", report["model_card"] or "`--card` prints it"),
+        ("model card", report["model_card"] or ("`--card` prints it" if has_card else "none")),
         ("downloads", _fetched(report)),
         ("can run", f"no: {report['refused']}" if report["refused"] else "yes"),
     ]

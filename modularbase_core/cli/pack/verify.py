@@ -46,7 +46,7 @@ def verify(
     """Check the files of packs NAMES (by default: of all) and let each answer; fails when one is unsound."""
     config = read_settings(config_file, cache_dir)
     catalog, manager = installed(config)
-    chosen = list(dict.fromkeys(map(catalog.find, names))) if names else list(catalog.packs)
+    chosen = list({one.id: one for one in map(catalog.find, names)}.values()) if names else list(catalog.packs)
     with progress_bar(quiet=quiet) as progress:
         faults = _faults(chosen, progress)
         answers = {} if no_run else _answers(chosen, faults, config, catalog, manager, progress)
