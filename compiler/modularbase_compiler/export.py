@@ -139,8 +139,10 @@ class _Upcast(torch.nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, hidden: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        query: torch.Tensor = self.network(hidden.float(), starts, lengths)
+    def forward(
+        self, hidden: torch.Tensor, tokens: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor
+    ) -> torch.Tensor:
+        query: torch.Tensor = self.network(hidden.float(), tokens, starts, lengths)
         return query
 
 

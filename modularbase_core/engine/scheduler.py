@@ -190,17 +190,17 @@ class Engine:
         one.start, one.kept = sequence.table.tokens, tuple(sequence.pending)
         one.begun, one.since = True, time.perf_counter()
         before = sequence.route.ids
-        first, end = (one.start + len(one.kept) + index for index in request.question)
+        first, message = one.start + len(one.kept) + request.question[0], request.token_ids[slice(*request.question)]
 
         def foresee() -> bool:  # a long prompt's packs are copied while the rest of it is understood
-            likely = self.routes.lean(sequence, first, min(end, sequence.table.tokens))
+            likely = self.routes.lean(sequence, first, message[: max(0, sequence.table.tokens - first)])
             self._wish(likely)
             return bool(likely)
 
         early = foresee if self.prefetcher is not None and not request.packs else None
         self.understanding.ingest(sequence, [*sequence.pending, *request.token_ids], early)
         sequence.pending.clear()
-        route = force(request.packs) if request.packs else self.routes.choose(sequence, first, end, request.message)
+        route = force(request.packs) if request.packs else self.routes.choose(sequence, first, message, request.message)
         sequence.route = trim(route, self.slots.fitting(route.ids), self.slots.on_demand)
         if self.prefetcher is not None:
             self.prefetcher.begun(before, sequence.route.ids)

@@ -78,15 +78,20 @@ class Router(nn.Module):
         self.heads = a.heads
         self.norm = nn.RMSNorm(a.base_hidden_size, eps=1e-6)
         self.inner = nn.Linear(a.base_hidden_size, a.width)
+        self.lexicon = nn.Embedding(a.vocabulary_size, a.width) if a.vocabulary_size else None
         self.score = nn.Linear(a.width, a.heads)
         self.key = nn.Linear(a.width, a.key_size)
 
-    def forward(self, hidden: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, tokens: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
         """Return unit queries [B, key_size] for rows starts[b] .. starts[b]+lengths[b] of `hidden` [T, E].
 
+        tokens: [T], the rows' tokens, read where there is a lexicon.
         Attention pooling (Lin et al., 2017): in each head a softmax over each message's own rows.
         """
-        x = functional.silu(self.inner(self.norm(hidden)))
+        x = self.inner(self.norm(hidden))
+        if self.lexicon is not None:
+            x = x + self.lexicon(tokens)
+        x = functional.silu(x)
         row = torch.arange(hidden.shape[0], device=hidden.device, dtype=starts.dtype)[None, :]
         own = (row >= starts[:, None]) & (row < (starts + lengths)[:, None])
         # scores are squashed to +-8, so exp needs no running maximum; [H, B, T]

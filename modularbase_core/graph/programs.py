@@ -67,8 +67,8 @@ def programs(architecture: Architecture) -> tuple[Program, ...]:
         return (Program("run", _RunPack(network), (_rows("hidden", architecture.base_hidden_size), *paged)),)
     assert isinstance(network, Router)
     assert not isinstance(architecture, (BaseArchitecture, PackArchitecture))
-    spans = (Input("starts", INT, ("B",)), Input("lengths", INT, ("B",)))
-    return (Program("route", network, (_rows("hidden", architecture.base_hidden_size), *spans)),)
+    message = (_rows("hidden", architecture.base_hidden_size), Input("tokens", INT, ("T",)))
+    return (Program("route", network, (*message, Input("starts", INT, ("B",)), Input("lengths", INT, ("B",)))),)
 
 
 class _Understand(nn.Module):

@@ -143,17 +143,24 @@ class PackArchitecture:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouterArchitecture:
-    """Attention pooling of the base's hidden states, each head over its share of `width`, into a unit query."""
+    """Attention pooling of the base's hidden states, each head over its share of `width`, into a unit query.
+
+    vocabulary_size: tokens of the router's own lexicon, 0 for none; a small base tells few words apart by their
+    hidden states, the lexicon tells them all.
+    """
 
     kind: ClassVar[str] = "router"
     base_hidden_size: int
     width: int
     key_size: int
     heads: int = 1
+    vocabulary_size: int = 0
 
     def __post_init__(self) -> None:
         for name in ("base_hidden_size", "width", "key_size", "heads"):
             _check_size(self, name)
+        if self.vocabulary_size:
+            _check_size(self, "vocabulary_size")
         if self.width % self.heads:
             raise ArchitectureError(f"width {self.width} is not a multiple of heads {self.heads}")
 

@@ -60,6 +60,8 @@ def _router(a: RouterArchitecture) -> Iterator[tuple[str, Shape]]:
     yield "norm.weight", (a.base_hidden_size,)
     yield "inner.weight", (a.width, a.base_hidden_size)
     yield "inner.bias", (a.width,)
+    if a.vocabulary_size:
+        yield "lexicon.weight", (a.vocabulary_size, a.width)
     yield "score.weight", (a.heads, a.width)
     yield "score.bias", (a.heads,)
     yield "key.weight", (a.key_size, a.width)

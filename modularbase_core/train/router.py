@@ -36,26 +36,48 @@ TEMPERATURE = 0.07
 DOMAIN_TEMPERATURE = 0.1
 DROPPED_ROWS = 0.1
 """Share of a message's rows that a step leaves out, so that no single word decides."""
+TRAINED_ROWS = 40
 QUERY_BATCH = 256
 _ROWS = 8192  # of a call
 
 
 @dataclass(frozen=True, slots=True)
 class Hidden:
-    """What the router reads of messages, end to end: rows [n, E] float16, message m owns begin[m] .. begin[m+1]."""
+    """What the router reads of messages, end to end: message m owns the rows begin[m] .. begin[m+1].
+
+    rows: [n, E] float16 hidden states; tokens: [n] int32.
+    """
 
     rows: Tensor
+    tokens: Tensor
     begin: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.begin) - 1
 
-    def batch(self, chosen: Sequence[int] | NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return hidden [T, E] float32, starts [B], lengths [B] of some messages."""
-        spans = [(int(self.begin[m]), int(self.begin[m + 1])) for m in chosen]
+    def batch(self, chosen: Sequence[int] | NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return hidden [T, E] float32, tokens [T], starts [B], lengths [B] of some messages."""
+        return self._of([(int(self.begin[m]), int(self.begin[m + 1])) for m in chosen])
+
+    def sample(self, chosen: NDArray[np.int64], random: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return as `batch` does, of each message a stretch of at most TRAINED_ROWS, without the rows left out."""
+        spans = []
+        for m in chosen:
+            first, last = int(self.begin[m]), int(self.begin[m + 1])
+            first += int(random.integers(0, max(0, last - first - TRAINED_ROWS) + 1))
+            spans.append((first, min(last, first + TRAINED_ROWS)))
+        hidden, tokens, starts, lengths = self._of(spans)
+        kept = torch.from_numpy(random.random(len(tokens)) >= DROPPED_ROWS)
+        kept[starts.long()] = True  # none is left empty
+        owner = torch.repeat_interleave(torch.arange(len(spans)), lengths)[kept]
+        lengths = torch.bincount(owner, minlength=len(spans)).to(torch.int32)
+        return hidden[kept], tokens[kept], (lengths.cumsum(0) - lengths).to(torch.int32), lengths
+
+    def _of(self, spans: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         lengths = torch.tensor([last - first for first, last in spans], dtype=torch.int32)
         hidden = torch.cat([self.rows[first:last] for first, last in spans]).float()
-        return hidden, (lengths.cumsum(0) - lengths).to(torch.int32), lengths
+        tokens = torch.cat([self.tokens[first:last] for first, last in spans])
+        return hidden, tokens, (lengths.cumsum(0) - lengths).to(torch.int32), lengths
 
 
 @torch.no_grad()
@@ -67,6 +89,7 @@ def understand_messages(base: Base, tokenizer: Tokenizer, texts: Sequence[str], 
     for number, one in enumerate(ids):
         alike[len(one)].append(number)
     parts: list[Tensor] = [torch.empty(0)] * len(ids)
+    read = [torch.tensor(routed_part(one), dtype=torch.int32) for one in ids]
     with tqdm(total=len(ids), unit="message", disable=quiet, mininterval=10.0) as bar:
         for length, numbers in alike.items():
             count, chosen = max(1, _ROWS // (length + 2)), torch.tensor(routed_part(range(length))) + 2
@@ -78,7 +101,7 @@ def understand_messages(base: Base, tokenizer: Tokenizer, texts: Sequence[str], 
                 for number, row in zip(some, rows, strict=True):
                     parts[number] = row
                 bar.update(len(some))
-    return Hidden(torch.cat(parts), np.cumsum([0, *map(len, parts)]))
+    return Hidden(torch.cat(parts), torch.cat(read), np.cumsum([0, *map(len, parts)]))
 
 
 def train_router(
@@ -126,9 +149,7 @@ def fit_router(
     edges = np.cumsum(chance / chance.sum())
     for _ in tqdm(range(steps), unit="step", disable=quiet, mininterval=10.0):
         chosen = np.minimum(np.searchsorted(edges, random.random(recipe.batch_tokens)), len(hidden) - 1)
-        rows, starts, lengths = hidden.batch(chosen)
-        rows *= torch.rand(len(rows), 1) > DROPPED_ROWS
-        near = router(rows, starts, lengths) @ functional.normalize(proxies).T
+        near = router(*hidden.sample(chosen, random)) @ functional.normalize(proxies).T
         loss = functional.cross_entropy(near[:, :intents] / TEMPERATURE, intent[chosen])
         loss = loss + functional.cross_entropy(near[:, intents:] / DOMAIN_TEMPERATURE, domain[chosen])
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped

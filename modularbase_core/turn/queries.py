@@ -29,12 +29,14 @@ class Queries:
         self._route, self._understanding, self._buffers = route, understanding, buffers
         self._encode, self._fresh = encode, fresh
 
-    def of(self, sequence: Sequence, start: int, end: int) -> NDArray[np.float32]:
-        """Return the unit query [key_size] of the message at tokens start..end of `sequence`, already understood."""
-        hidden = self._understanding.recall_slots(routed_part(sequence.table.slots(start, end - start)))
+    def of(self, sequence: Sequence, start: int, token_ids: Sequence_[int]) -> NDArray[np.float32]:
+        """Return the unit query [key_size] of the message `token_ids`, in `sequence` from `start`, understood."""
+        slots = sequence.table.slots(start, len(token_ids))
+        hidden = self._understanding.recall_slots(routed_part(slots))
+        tokens = self._buffers.put("route.tokens", np.asarray(routed_part(token_ids), np.int32))
         first = self._buffers.put("route.starts", np.zeros(1, np.int32))
         count = self._buffers.put("route.lengths", np.array([hidden.shape[0]], np.int32))
-        query: NDArray[np.float32] = self._route(hidden, first, count).numpy()[0].astype(np.float32)
+        query: NDArray[np.float32] = self._route(hidden, tokens, first, count).numpy()[0].astype(np.float32)
         return query
 
     def of_texts(self, texts: Sequence_[str]) -> NDArray[np.float32]:
@@ -48,7 +50,7 @@ class Queries:
             try:
                 token_ids, (start, end) = self._encode(text)
                 self._understanding.ingest(sequence, token_ids[:end])
-                queries.append(self.of(sequence, start, end))
+                queries.append(self.of(sequence, start, token_ids[start:end]))
             finally:
                 self._understanding.release(sequence)
         return np.array(queries, np.float32)

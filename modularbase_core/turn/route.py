@@ -44,16 +44,16 @@ class Routes:
         self._background = background
         self._threshold, self._packs_per_turn, self._hooks = threshold, packs_per_turn, hooks
 
-    def choose(self, sequence: Sequence, start: int, end: int, message: str = "") -> Route:
-        """Route by the message at tokens start..end of `sequence`, already understood; plugins see its text."""
-        scores = self.scores(self.queries.of(sequence, start, end)) if end > start and self._keys else {}
+    def choose(self, sequence: Sequence, start: int, token_ids: Sequence_[int], message: str = "") -> Route:
+        """Route by the message `token_ids`, in `sequence` from `start`, already understood; plugins see its text."""
+        scores = self.scores(self.queries.of(sequence, start, token_ids)) if token_ids and self._keys else {}
         return self.decide(scores, message)
 
-    def lean(self, sequence: Sequence, start: int, end: int) -> tuple[str, ...]:
+    def lean(self, sequence: Sequence, start: int, token_ids: Sequence_[int]) -> tuple[str, ...]:
         """Name the packs that a message's beginning asks for, before plugins are heard; none if that is too early."""
-        if end - start < LEAST_TOKENS or not self._keys:
+        if len(token_ids) < LEAST_TOKENS or not self._keys:
             return ()
-        scores = self.scores(self.queries.of(sequence, start, end))
+        scores = self.scores(self.queries.of(sequence, start, token_ids))
         return choose(scores, self._fallback, threshold=self._threshold, packs_per_turn=self._packs_per_turn).ids
 
     def decide(self, scores: Mapping[str, float], message: str = "") -> Route:

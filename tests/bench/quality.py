@@ -1,9 +1,10 @@
 """What the shipped weights know, by numbers: perplexities and variety of answers, on held-out records.
 
 - a response under its own prompt against under another's, English and Chinese apart;
-- base + general chat against base + the Python pack, on Python; the base's validation texts beside it;
-- greedy answers to held-out prompts: distinct-2 and the share of 4-grams that repeat (compiled engine);
-- routing: how often the Python pack is chosen for Python messages, and for others.
+- base + general chat against base + each pack, on the pack's own held-out records; the base's validation texts;
+- greedy answers to held-out prompts: distinct-2 and the share of 4-grams that repeat (compiled engine).
+
+Who answers what is measured by routing.py.
 
     python tests/bench/quality.py DATA [--records 0]
 """
@@ -24,14 +25,21 @@ from modularbase_core.graph.networks import Base, Pack
 from modularbase_core.host import Host, build
 from modularbase_core.packs.catalog import discover
 from modularbase_core.text.template import Message
-from modularbase_core.train.corpus import Record, read_json_lines, read_records
+from modularbase_core.train.corpus import Record, read_records
 from modularbase_core.train.perplexity import perplexity, shuffled_prompts
 from modularbase_core.train.ship import load_shipped
 from modularbase_core.turn.sample import SamplingConfig
-from modularbase_core.turn.stages import Finished, Routed, Token
+from modularbase_core.turn.stages import Token
 
 LANGUAGES = {"en": ("en",), "zh": ("zh", "zh-Hant")}
 ANSWERS = 60
+HELD_OUT = {
+    "python_code": ("python/mbpp_test", "python/test"),
+    "reasoning": ("reasoning/test", "reasoning/aqua_test"),
+    "medical": ("medical/test", "medical/more_test"),
+    "legal": ("legal/test", "legal/zh_test"),
+    "creative_writing": ("creative/test",),
+}
 
 
 def main() -> None:
@@ -42,12 +50,10 @@ def main() -> None:
     options = parser.parse_args()
     data: Path = options.data
     catalog = discover()
-    packs = {name: catalog.find(name).pack for name in ("nano-base", "general_chat", "python_code")}
-    base, chat, python = (load_shipped(pack.directory) for pack in packs.values())
+    base, chat = (load_shipped(catalog.find(name).pack.directory) for name in ("nano-base", "general_chat"))
     assert isinstance(base, Base)
     assert isinstance(chat, Pack)
-    assert isinstance(python, Pack)
-    tokenizer = Tokenizer.from_file(str(packs["nano-base"].tokenizer))
+    tokenizer = Tokenizer.from_file(str(catalog.find("nano-base").pack.tokenizer))
 
     def some(*names: str) -> list[Record]:
         records = [record for name in names for record in read_records(data / f"{name}.jsonl.xz")]
@@ -61,15 +67,17 @@ def main() -> None:
         own = figures[f"{name}_own_prompt"] = perplexity(base, chat, records, tokenizer)
         other = figures[f"{name}_shuffled_prompt"] = perplexity(base, chat, shuffled_prompts(records), tokenizer)
         figures[f"{name}_ratio"] = own / other
-    code = some("python/mbpp_test", "python/test")
-    figures["python_with_general_chat"] = perplexity(base, chat, code, tokenizer)
-    figures["python_with_pack"] = perplexity(base, python, code, tokenizer)
-    figures["python_ratio"] = figures["python_with_pack"] / figures["python_with_general_chat"]
+    for name, files in HELD_OUT.items():
+        pack = load_shipped(catalog.find(name).pack.directory)
+        assert isinstance(pack, Pack)
+        records = some(*files)
+        without = figures[f"{name}_with_general_chat"] = perplexity(base, chat, records, tokenizer)
+        figures[f"{name}_with_pack"] = perplexity(base, pack, records, tokenizer)
+        figures[f"{name}_ratio"] = figures[f"{name}_with_pack"] / without
     validation = sorted(path.name.removesuffix(".jsonl.xz") for path in (data / "base").glob("*_valid.jsonl.xz"))
     figures["base_validation"] = perplexity(base, chat, some(*(f"base/{name}" for name in validation)), tokenizer)
     with build(EngineConfig()) as host:
         figures |= variety(host, [record for record in held_out if len(record.messages[0]["content"]) < 400])
-        figures |= routing(host, data, options.records)
     for name, value in figures.items():
         print(f"{name:<28}{value:>10.3f}")
     print(json.dumps(figures))
@@ -83,7 +91,7 @@ def variety(host: Host, records: Sequence[Record]) -> dict[str, float]:
         "sampled": SamplingConfig(temperature=0.8, top_p=0.95, repetition_penalty=1.1, seed=0, max_tokens=64),
     }
     for name, sampling in settings.items():
-        said = [answer(host, record.messages[0]["content"], sampling)[1] for record in records[:ANSWERS]]
+        said = [answer(host, record.messages[0]["content"], sampling) for record in records[:ANSWERS]]
         pairs = [pair for ids in said for pair in itertools.pairwise(ids)]
         fours = [list(zip(ids, ids[1:], ids[2:], ids[3:], strict=False)) for ids in said]
         out[f"{name}_distinct_2"] = len(set(pairs)) / max(1, len(pairs))
@@ -91,32 +99,13 @@ def variety(host: Host, records: Sequence[Record]) -> dict[str, float]:
     return out
 
 
-def routing(host: Host, data: Path, records: int) -> dict[str, float]:
-    """Count how often the Python pack is chosen, for messages of its domain and of others."""
-    rows = list(read_json_lines(data / "router/domains_test.jsonl.xz"))
-    random.Random(0).shuffle(rows)
-    chosen: dict[bool, list[bool]] = {True: [], False: []}
-    for row in rows[: records or None]:
-        packs, _ = answer(host, row["text"], SamplingConfig(temperature=0, max_tokens=1))
-        chosen[row["domain"] == "python"].append("python_code" in packs)
-    return {
-        "python_routed_share": sum(chosen[True]) / max(1, len(chosen[True])),
-        "others_routed_to_python": sum(chosen[False]) / max(1, len(chosen[False])),
-    }
-
-
-def answer(host: Host, prompt: str, sampling: SamplingConfig) -> tuple[list[str], list[int]]:
-    """Return the packs that answered and the token ids they said."""
-    packs: list[str] = []
+def answer(host: Host, prompt: str, sampling: SamplingConfig) -> list[int]:
+    """Return the token ids of an answer."""
     said: list[int] = []
     for event in host.chat([Message("user", prompt)], sampling):
-        if isinstance(event, Routed):
-            packs = [pack.id for pack in event.packs]
-        elif isinstance(event, Token):
+        if isinstance(event, Token):
             said.append(event.token_id)
-        else:
-            assert isinstance(event, Finished)
-    return packs, said
+    return said
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def answered(parts: Parts) -> tuple[list[tuple[str, float]], list[np.ndarray]]:
     engine, sequence, token_ids = parts.engine(), new_sequence(parts), random_tokens(50)
     logits: list[np.ndarray] = []
     engine.understanding.ingest(sequence, token_ids[:40])
-    sequence.route = engine.routes.choose(sequence, 0, 40)
+    sequence.route = engine.routes.choose(sequence, 0, token_ids[:40])
     with engine.slots.hold(sequence.route.ids) as slots:
         placed = {slot.pack_id: slot.content for slot in slots}
         logits.append(engine.decoding.prefill(sequence, placed).copy())
@@ -66,7 +66,7 @@ def test_installing_a_pack_changes_no_score_of_the_others(
         parts = parts_of({name: path for name, path in four_packs.items() if name != left_out})
         engine, sequence = parts.engine(), new_sequence(parts)
         engine.understanding.ingest(sequence, random_tokens(40))
-        scores.append(engine.routes.choose(sequence, 0, 40).scores)
+        scores.append(engine.routes.choose(sequence, 0, random_tokens(40)).scores)
     assert scores[1].pop("poetry") is not None
     assert scores[0] == scores[1]
 
