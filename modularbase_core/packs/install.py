@@ -6,6 +6,7 @@ Every wheel is looked into before pip installs it, and then exactly that wheel i
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,11 @@ from modularbase_core.packs.pip import NotOffered, Pip, Sources
 from modularbase_core.packs.resolve import check_compatible, choose_base
 from modularbase_core.packs.wheels import Wheel, look_into
 from modularbase_core.sdk.manifest import MANIFEST_FILE, Manifest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 PREFIX: Final = "modularbase-pack-"
 OURS: Final = "modularbase-"
@@ -168,13 +174,27 @@ def _from_place(target: Target, pip: Pip, sources: Sources, folder: Path, option
         path = Path(target.place)
         return Found(target, look_into(path, folder / f"{path.name}-unpacked"), str(path))
     place = folder / f"built-{len(list(folder.iterdir()))}"
-    path = pip.wheel(target.place, place, sources, *options)
+    path = pip.wheel(target.place, place, sources, *isolation(Path(target.place)), *options)
     wheel = look_into(path, folder / f"{place.name}-unpacked")
     address = urlsplit(target.place)
     if address.path.endswith(".whl") and address.scheme in ("http", "https"):
         # pip fetches it once more, and takes no other bytes than those that were looked into
         return Found(target, wheel, address._replace(fragment=f"sha256={wheel.sha256}").geturl())
     return Found(target, wheel, None)
+
+
+def isolation(project: Path) -> list[str]:
+    """Return pip's options to build with what is installed, where that suffices: else pip needs an index for it."""
+    try:
+        text = (project / "pyproject.toml").read_text(encoding="utf-8")
+        wanted = [Requirement(one) for one in tomllib.loads(text)["build-system"]["requires"]]
+    except (ValueError, KeyError, TypeError, OSError):
+        return []  # pip tells what is wrong with it
+    for one in wanted:
+        have = installed_version(one.name)
+        if have is None or not one.specifier.contains(have, prereleases=True):
+            return []
+    return ["--no-build-isolation"]
 
 
 def check_fit(wheels: Sequence[Wheel], catalog: Catalog, base_id: str | None) -> list[str]:

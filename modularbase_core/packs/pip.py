@@ -113,7 +113,9 @@ def _refusal(requirement: str, outcome: Outcome) -> PipError:
     text = outcome.stderr
     unreachable = "after connection broken by" in text
     found = re.search(r"\(from versions: (.*)\)", text)
-    if "No matching distribution found" in text and (found is None or found[1] == "none"):
+    if lacking := re.search(r"No matching distribution found for (\S+)", text):
+        requirement = lacking[1]  # one of several, or what one of them needs
+    if lacking and (found is None or found[1] == "none"):
         python = re.findall(r"([\w.!+]+) Requires-Python ([^;\s]+)", text)
         if python:
             version, wanted = python[-1]

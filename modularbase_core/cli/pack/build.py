@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +34,7 @@ SKIPPED: Final = ("dist", "build", "data", "runs", "tests", "node_modules", "__p
 # Any: pip's options, by name
 def build(project: Path, output: Path | None, quiet: bool, as_json: bool, **options: Any) -> None:
     """Build the wheel of the distribution in PROJECT (by default: here) and check what is in it."""
+    from modularbase_core.packs.install import isolation
     from modularbase_core.packs.wheels import INDEX_LIMIT_BYTES, look_into
 
     if not (project / "pyproject.toml").is_file():
@@ -43,7 +43,7 @@ def build(project: Path, output: Path | None, quiet: bool, as_json: bool, **opti
     where = sources(options["index_url"], options["extra_index_url"], options["find_links"], options["pre"])
     with tempfile.TemporaryDirectory(prefix="modularbase-") as scratch:
         try:
-            path = pip_of(quiet).wheel(str(project.absolute()), Path(scratch, "wheel"), where, *_isolation(project))
+            path = pip_of(quiet).wheel(str(project.absolute()), Path(scratch, "wheel"), where, *isolation(project))
         except PipError as error:
             click.echo(error.output.rstrip(), err=True)  # the author's own build, to be mended by its author
             raise
@@ -87,28 +87,6 @@ def _directories(project: Path) -> Iterator[Path]:
         ]
         if "manifest.json" in files:
             yield here
-
-
-def _isolation(project: Path) -> list[str]:
-    """Build with what is installed where that suffices: an environment of its own would need an index."""
-    from packaging.requirements import InvalidRequirement, Requirement
-
-    from modularbase_core.packs.install import installed_version
-
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    try:
-        text = (project / "pyproject.toml").read_text(encoding="utf-8")
-        wanted = [Requirement(one) for one in tomllib.loads(text)["build-system"]["requires"]]
-    except (ValueError, KeyError, TypeError, InvalidRequirement, OSError):
-        return []  # pip tells what is wrong with it
-    for one in wanted:
-        version = installed_version(one.name)
-        if version is None or not one.specifier.contains(version, prereleases=True):
-            return []
-    return ["--no-build-isolation"]
 
 
 def _check_whole(packs: dict[Path, Manifest], wheel: Wheel) -> None:
