@@ -202,7 +202,7 @@ def test_compile_for_gpus_names_their_architectures(run, tiny, compiled):
     assert "--arch is for --target cuda" in run("compile", "--arch", "sm_86").err
 
 
-def test_train_runs_recipes_and_ships_when_asked(run, monkeypatch, tmp_path):
+def test_train_runs_recipes_and_ships_when_asked(run, tiny, monkeypatch, tmp_path):
     calls = []
     runs = SimpleNamespace(run_recipe=lambda path, **more: calls.append((path, more)) or tmp_path / "checkpoint.pt")
     ships = SimpleNamespace(ship_recipe=lambda path, **more: tmp_path / "pack")
@@ -212,6 +212,8 @@ def test_train_runs_recipes_and_ships_when_asked(run, monkeypatch, tmp_path):
     recipe.write_text("")
     done = run("train", str(recipe), "--data", str(tmp_path), "--runs", str(tmp_path / "runs"), "--eager")
     assert done.out == f"{recipe}: {tmp_path / 'checkpoint.pt'}\n"
+    ((_, more),) = calls
+    assert "tiny-base" in [one.id for one in more.pop("installed")().packs]
     assert calls == [(recipe, {"data": tmp_path, "runs": tmp_path / "runs", "quiet": False, "compiled": False})]
     done = run("train", str(recipe), "--data", str(tmp_path), "--ship", "--json")
     assert json.loads(done.out) == [
