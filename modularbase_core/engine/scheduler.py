@@ -236,7 +236,8 @@ class Engine:
                 one.unloadable.add(error.pack_id)
                 by = self._substitute(error.pack_id, one.unloadable)
                 note = f"{error}; {' and '.join(by)} {'answers' if len(by) == 1 else 'answer'} in its place"
-                sequence.route = stand_in(sequence.route, error.pack_id, by, note)
+                route = stand_in(sequence.route, error.pack_id, by, note)
+                sequence.route = trim(route, self.slots.fitting(route.ids), self.slots.on_demand)
         return False
 
     def _substitute(self, pack_id: str, unloadable: Collection[str]) -> list[str]:

@@ -49,9 +49,9 @@ def modularbase_fusions() -> Sequence[Fusion]:  # type: ignore[empty-body]
 
 @_hookspec(firstresult=True)
 def modularbase_fallback(pack_id: str, candidates: Sequence[str]) -> Sequence[str] | None:
-    """Name who may answer when `pack_id` cannot be loaded, of `candidates`, the best first; the first answer counts.
+    """Name who answer when `pack_id` cannot be loaded, of `candidates`; the first answer counts.
 
-    The best takes the share of `pack_id`, beside the turn's other packs. If it fails too, this is asked for it in turn.
+    They divide the share of `pack_id`, beside the turn's other packs. If one fails too, this is asked for it in turn.
     """
 
 

@@ -109,13 +109,12 @@ def trim(route: Route, kept: Container[str], slots: int) -> Route:
 def stand_in(route: Route, pack_id: str, by: Sequence_[str], note: str) -> Route:
     """Let the packs `by` answer in place of `pack_id`, in equal parts of its share; the heaviest first again."""
     missing = next(pack for pack in route.packs if pack.id == pack_id)
+    there, told = {pack.id for pack in route.packs}, f"{pack_id} cannot be loaded"
+    new = [RoutedPack(other, 0.0, route.scores.get(other), told) for other in by if other not in there]
+    packs = [one for pack in route.packs for one in (new if pack is missing else [pack])]
     part = missing.weight / len(by)
-    packs = {pack.id: pack for pack in route.packs if pack.id != pack_id}
-    for other in by:
-        new = RoutedPack(other, 0.0, route.scores.get(other), f"{pack_id} cannot be loaded")
-        there = packs.get(other, new)
-        packs[other] = replace(there, weight=there.weight + part)
-    heaviest_first = tuple(sorted(packs.values(), key=lambda pack: -pack.weight))
+    packs = [replace(pack, weight=pack.weight + part) if pack.id in by else pack for pack in packs]
+    heaviest_first = tuple(sorted(packs, key=lambda pack: -pack.weight))
     return replace(route, packs=heaviest_first, notes=(*route.notes, note))
 
 
