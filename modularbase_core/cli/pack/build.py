@@ -23,7 +23,7 @@ SKIPPED: Final = ("dist", "build", "data", "runs", "tests", "node_modules", "__p
 """Folders of a project in which no pack is looked for, besides hidden ones and virtual environments."""
 
 
-@click.command()
+@click.command(short_help="Build the wheel of a pack and check what is in it.")
 @click.argument("project", type=click.Path(path_type=Path), default=Path())
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Folder [default: PROJECT/dist]."

@@ -12,7 +12,7 @@ from modularbase_core.cli.settings import installed, read_settings, settings_opt
 from modularbase_core.errors import ModularBaseError, PackError
 
 
-@click.command()
+@click.command(short_help="Write a pack's whole data into a new folder.")
 @click.argument("name")
 @click.argument("directory", type=click.Path(path_type=Path))
 @settings_options

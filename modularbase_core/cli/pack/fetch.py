@@ -11,7 +11,7 @@ from modularbase_core.cli.report import json_option, print_json
 from modularbase_core.cli.settings import installed, read_settings, settings_options
 
 
-@click.command()
+@click.command(short_help="Download weights that installed packs lack.")
 @click.argument("names", nargs=-1)
 @click.option("--quiet", is_flag=True, help="Draw no progress bar.")
 @json_option

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SHOWN_EXAMPLES = 5
 
 
-@click.command()
+@click.command(short_help="Show what a pack says about itself and whether it fits.")
 @click.argument("name")
 @click.option("--card", is_flag=True, help="Print the model card alone.")
 @json_option

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from modularbase_core.packs.pip import Pip, Sources
 
 
-@click.command()
+@click.command(short_help="Install packs with pip: by name, wheel, folder or address.")
 @click.argument("targets", nargs=-1, required=True, metavar="PACK...")
 @click.option("-U", "--upgrade", is_flag=True, help="Look for a newer version of what is installed.")
 @click.option("--force", is_flag=True, help="Install a pack that does not fit the base.")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from modularbase_core.packs.catalog import Catalog
 
 
-@click.command(name="list")
+@click.command(name="list", short_help="List installed packs, what cannot run, what is broken.")
 @json_option
 @settings_options
 def list_packs(as_json: bool, config_file: Path | None, cache_dir: Path | None) -> None:

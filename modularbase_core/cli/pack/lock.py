@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 LOCK_FILE: Final = Path("modularbase-packs.lock")
 
 
-@click.command()
+@click.command(short_help="Write down exactly which packs are installed.")
 @click.option(
     "-o",
     "--output",
@@ -46,7 +46,7 @@ def lock(output: Path, config_file: Path | None, cache_dir: Path | None) -> None
     click.echo(f"locked {packs} packs of {len(locked)} distributions in {output}")
 
 
-@click.command()
+@click.command(short_help="Install exactly what a lock says.")
 @click.argument("file", type=click.Path(path_type=Path), default=LOCK_FILE)
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 @source_options

@@ -20,7 +20,7 @@ else:
     import tomli as tomllib
 
 
-@click.command()
+@click.command(short_help="Keep packs in their slots.")
 @click.argument("names", nargs=-1, required=True)
 @settings_options
 def pin(names: tuple[str, ...], config_file: Path | None, cache_dir: Path | None) -> None:
@@ -52,7 +52,7 @@ def pin(names: tuple[str, ...], config_file: Path | None, cache_dir: Path | None
         click.echo(f"pinned {', '.join(new)} in {path}")
 
 
-@click.command()
+@click.command(short_help="Let packs leave their slots again.")
 @click.argument("names", nargs=-1, required=True)
 @settings_options
 def unpin(names: tuple[str, ...], config_file: Path | None, cache_dir: Path | None) -> None:

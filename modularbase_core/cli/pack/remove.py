@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CORE: Final = "modularbase"
 
 
-@click.command()
+@click.command(short_help="Uninstall packs with pip.")
 @click.argument("names", nargs=-1, required=True)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("--force", is_flag=True, help="Remove a pack that others need.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,15 +47,16 @@ def make_data(data: Path, config: EngineConfig, catalog: Catalog, *, quiet: bool
 
 
 def start_rendered(project: str, called: str) -> str:
-    """Make the data of a project that plain cookiecutter rendered; return why there is none yet, or nothing.
+    """Run `start` on a project that plain cookiecutter rendered; return why there is no data yet, or nothing.
 
-    called: what the project's folder is called where the user is.
+    called: what the project's folder is called where the user is. Exits when it is interrupted.
     """
     try:
-        config = read_settings(None, None)
-        make_data(pack_folder(Path(project)), config, installed(config)[0])
+        start.main([project], standalone_mode=False)
     except ModularBaseError as error:
         return no_data_yet(called, error)
+    except click.Abort:
+        sys.exit(1)
     return ""
 
 

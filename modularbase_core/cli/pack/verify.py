@@ -27,7 +27,7 @@ QUESTION: Final = "Hello!"
 """What a pack without examples is asked."""
 
 
-@click.command()
+@click.command(short_help="Check packs' files and let each answer.")
 @click.argument("names", nargs=-1)
 @click.option("--no-run", is_flag=True, help="Look at the files alone; generate nothing.")
 @click.option("--quiet", is_flag=True, help="Draw no progress bar.")
@@ -158,7 +158,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
     ]
 
 
-@click.command()
+@click.command(short_help="Check a pack's data in a folder.")
 @click.argument("directory", type=click.Path(path_type=Path))
 @json_option
 def check(directory: Path, as_json: bool) -> None:
