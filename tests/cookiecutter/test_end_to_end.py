@@ -62,9 +62,9 @@ def author(tmp_path, wheels):
 
 
 @pytest.fixture
-def here(cache):
-    """Name the cache of compiled code, which the tests share."""
-    return {"MODULARBASE_CACHE": str(cache)}
+def here(cache, tmp_path):
+    """Name the cache of compiled code, which the tests share, and hide the user's own settings."""
+    return {"MODULARBASE_CACHE": str(cache), "XDG_CONFIG_HOME": str(tmp_path / "config")}
 
 
 def run_its_tests(author, project, here):
@@ -129,6 +129,7 @@ def test_plain_cookiecutter_makes_the_data_too_where_the_base_is_installed(autho
     of_tiny = ("_base=tiny-base", "_base_requirement=modularbase-tiny==1.0.*")
     done = author.attempt("-m", "cookiecutter", *options, "domain=chess", *of_tiny, env=here)
     assert done.returncode == 0
+    assert done.stdout.startswith("chess 0.1.0 is ready in modularbase_pack_chess/chess (")
     assert "note" not in done.stderr
     pack = tmp_path / "modularbase-pack-chess/modularbase_pack_chess/chess"
     assert check_pack(pack).base == "tiny-base"
