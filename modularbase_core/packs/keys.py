@@ -19,6 +19,7 @@ BACKGROUND: Final = 64
 """Centres of a pack with enough examples, and of a router's background."""
 _SHARPNESS: Final = 14.0  # the inverse of the temperature that routers are trained with
 _ROUNDS: Final = 20
+_UNFITTED: Final = (10.0, -5.0)  # near what packs with many examples get
 _SMOOTHING: Final = 0.02  # labels are never quite sure, so a perfect split keeps a finite scale
 
 
@@ -46,14 +47,15 @@ def routing_keys(own: Floats, others: Floats, background: Floats, *, keys: int =
     own, others: unit queries [m, key_size] of the pack's examples and of other messages, at least one each. Keys
     are the centres of a spherical k-means (Dhillon & Modha, 2001) over `own`; scale and bias are fitted so that
     both sides weigh the same (Platt, 1999). While they are fitted, an own message is held against its cluster's
-    centre without itself: few examples make no pack look surer than it is.
+    centre without itself: few examples make no pack look surer than it is. Of a single one nothing can be left out,
+    so scale and bias are not fitted.
     """
     centres, nearest = _centres(own, min(keys, max(1, len(own) // 4)))
     near = np.concatenate([_left_out(own, centres, nearest), nearness(others, centres)])
     near -= nearness(np.concatenate([own, others]), background)
     wanted = np.concatenate([np.full(len(own), 1 - _SMOOTHING), np.full(len(others), _SMOOTHING)])
     weight = np.concatenate([np.full(len(own), 0.5 / len(own)), np.full(len(others), 0.5 / len(others))])
-    scale, bias = _logistic(near.astype(np.float64), wanted, weight)
+    scale, bias = _logistic(near.astype(np.float64), wanted, weight) if len(own) > 1 else _UNFITTED
     return {"keys": centres, "scale": np.array([scale], np.float32), "bias": np.array([bias], np.float32)}
 
 
@@ -90,7 +92,7 @@ def _left_out(points: Floats, centres: Floats, nearest: NDArray[np.int64]) -> Fl
 
 def _logistic(x: NDArray[np.float64], wanted: NDArray[np.float64], weight: NDArray[np.float64]) -> tuple[float, float]:
     """Fit sigmoid(scale * x + bias) to `wanted` by Newton's method; the scale is positive and at most 100."""
-    fit = np.array([10.0, -5.0])
+    fit = np.array(_UNFITTED)
     design = np.stack([x, np.ones_like(x)], 1)
     for _ in range(100):
         p = 1.0 / (1.0 + np.exp(-np.clip(design @ fit, -60, 60)))

@@ -39,14 +39,17 @@ def read_phrases(path: Path, *, seed: int) -> list[dict[str, str]]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not TOML: {error}") from error
     try:
+        domain, slots = _of(value["domain"], str), value.get("slots")
+        for words in _of(slots or {}, dict).values():
+            _of(words, list)
         requests = list(_requests(value))
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is not a file of phrases ({error}); give domain, [slots] and [[requests]]") from error
     out, random_ = [], random.Random(seed)
     for intent, language, text in requests:
-        filled = _fillings(text, value.get("slots", {}), random_, path)
+        filled = _fillings(text, slots, random_, path)
         for one in dict.fromkeys(_as_typed(one, random_) for one in filled):
-            out.append({"text": one, "domain": value["domain"], "intent": intent, "lang": language})
+            out.append({"text": one, "domain": domain, "intent": intent, "lang": language})
     return out
 
 
@@ -62,11 +65,20 @@ def _as_typed(text: str, random_: random.Random) -> str:
 # Any: what TOML gives
 def _requests(value: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     for request in value["requests"]:
-        for text in request["texts"]:
+        for text in _of(request["texts"], list):
             yield request["intent"], request["lang"], text.strip()
 
 
-def _fillings(text: str, slots: Mapping[str, list[str]], random_: random.Random, path: Path) -> list[str]:
+# Any: what TOML gives
+def _of(value: Any, kind: type) -> Any:
+    if not isinstance(value, kind):
+        raise TypeError(f"{value!r} is no {kind.__name__}")
+    return value
+
+
+def _fillings(text: str, slots: Mapping[str, list[str]] | None, random_: random.Random, path: Path) -> list[str]:
+    if slots is None:  # such a file may hold braces
+        return [text] * SPELLINGS
     names = _SLOT.findall(text)
     for name in names:
         if not slots.get(name):

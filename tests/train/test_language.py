@@ -8,7 +8,6 @@ from modularbase_core.sdk.architecture import BaseArchitecture, Blocks, PackArch
 from modularbase_core.train.corpus import Record
 from modularbase_core.train.language import Loss, Whole
 from modularbase_core.train.perplexity import shuffled_prompts
-from modularbase_core.train.router import routing_keys
 
 SHAPE = Blocks(hidden_size=64, heads=2, kv_heads=1, head_size=32, ffn_size=64)
 
@@ -69,18 +68,3 @@ def test_shuffling_gives_every_response_the_prompt_of_another() -> None:
     for i, one in enumerate(mixed):
         assert one.messages[1]["content"] == f"r{i}"
         assert one.messages[0]["content"] != f"p{i}"
-
-
-def test_routing_keys_tell_a_packs_messages_from_others() -> None:
-    generator = torch.Generator().manual_seed(0)
-    centre = functional.normalize(torch.randn(16, generator=generator), dim=0)
-    own = functional.normalize(centre + 0.15 * torch.randn(200, 16, generator=generator), dim=1)
-    others = functional.normalize(torch.randn(400, 16, generator=generator), dim=1)
-    keys = routing_keys(own, others)
-
-    def score(queries: torch.Tensor) -> torch.Tensor:
-        near = (queries @ torch.from_numpy(keys["keys"]).T).amax(1)
-        return torch.sigmoid(near * float(keys["scale"][0]) + float(keys["bias"][0]))
-
-    assert (score(own) > 0.5).float().mean() > 0.97
-    assert (score(others) < 0.5).float().mean() > 0.97
