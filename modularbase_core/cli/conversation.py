@@ -217,14 +217,16 @@ class Conversation:
     def _show(self, event: Event, text: str) -> None:
         if isinstance(event, Routed):
             self._routed = event
-            self._note(event.notes)
+            # who named a pack is told that others answer, however quiet it should be
+            replaced = not {one.id for one in event.packs}.issuperset(self._packs or ())
+            self._note(event.notes, always=replaced)
             if not self._quiet and not self._as_json:
                 click.secho(f"[{' + '.join(map(_share, event.packs))}]", dim=True, err=True)
         if text and not self._as_json:
             click.echo(text, nl=False)
 
-    def _note(self, notes: Sequence[str]) -> None:
-        for note in () if self._quiet else notes:
+    def _note(self, notes: Sequence[str], *, always: bool = False) -> None:
+        for note in notes if always or not self._quiet else ():
             click.secho(f"note: {note}", dim=True, err=True)
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -15,6 +14,7 @@ from modularbase_core.cli.question import check_question, read_question
 from modularbase_core.cli.report import json_option, print_json
 from modularbase_core.cli.settings import installed, read_settings, settings_options
 from modularbase_core.errors import InputError
+from modularbase_core.sdk.jsonfile import parse_json
 
 if TYPE_CHECKING:
     from modularbase_core.turn.stages import Route
@@ -92,26 +92,31 @@ def format_route(route: Route) -> str:
 
 
 def _texts(path: Path, limit: int) -> Iterator[str]:
+    """Open the lines at once, so that a file that is not there is told before anything is loaded."""
     try:
-        lines = sys.stdin if str(path) == "-" else path.open(encoding="utf-8")
+        if str(path) != "-":
+            return _read(path.open("rb"), str(path), limit)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); name a file of JSON lines") from error
+    if sys.stdin is None:
+        raise InputError("standard input is closed; pipe JSON lines in")
+    return _read(sys.stdin.buffer, "standard input", limit)
+
+
+def _read(lines: BinaryIO, name: str, limit: int) -> Iterator[str]:
     with lines:
-        number = 0
-        try:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield check_question(_text(line, path, number), f"{path}:{number}", limit)
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path}:{number + 1} is not UTF-8; save it as UTF-8") from error
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                where = f"{name}:{number}"
+                yield check_question(_text(line, where), where, limit)
 
 
-def _text(line: str, path: Path, number: int) -> str:
+def _text(line: bytes, where: str) -> str:
     try:
-        value = json.loads(line)
+        value = parse_json(line)
     except ValueError as error:
-        raise InputError(f"{path}:{number} is not JSON ({error}); fix or remove the line") from error
+        raise InputError(f"{where} is not JSON ({error}); fix or remove the line") from error
     if not isinstance(value, dict) or not isinstance(value.get("text"), str):
-        raise InputError(f'{path}:{number} has no "text"; give an object with one a line')
+        raise InputError(f'{where} has no "text"; give an object with one a line')
     text: str = value["text"]
     return text
