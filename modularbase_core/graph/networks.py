@@ -79,6 +79,8 @@ class Router(nn.Module):
         self.norm = nn.RMSNorm(a.base_hidden_size, eps=1e-6)
         self.inner = nn.Linear(a.base_hidden_size, a.width)
         self.lexicon = nn.Embedding(a.vocabulary_size, a.width) if a.vocabulary_size else None
+        if self.lexicon is not None:
+            nn.init.normal_(self.lexicon.weight, std=0.05)
         self.score = nn.Linear(a.width, a.heads)
         self.key = nn.Linear(a.width, a.key_size)
 
@@ -88,16 +90,15 @@ class Router(nn.Module):
         tokens: [T], the rows' tokens, read where there is a lexicon.
         Attention pooling (Lin et al., 2017): in each head a softmax over each message's own rows.
         """
-        x = self.inner(self.norm(hidden))
-        if self.lexicon is not None:
-            x = x + self.lexicon(tokens)
-        x = functional.silu(x)
+        x = functional.silu(self.inner(self.norm(hidden)))
+        # with a lexicon, hidden states say which words count, and the words themselves what they stand for
+        meaning = x if self.lexicon is None else functional.silu(self.lexicon(tokens))
         row = torch.arange(hidden.shape[0], device=hidden.device, dtype=starts.dtype)[None, :]
         own = (row >= starts[:, None]) & (row < (starts + lengths)[:, None])
         # scores are squashed to +-8, so exp needs no running maximum; [H, B, T]
         score = torch.exp(8.0 * torch.tanh(self.score(x) / 8.0)).transpose(0, 1)
         weight = score[:, None, :] * own.to(x.dtype)[None]
-        parts = x.view(x.shape[0], self.heads, -1).transpose(0, 1)
+        parts = meaning.view(x.shape[0], self.heads, -1).transpose(0, 1)
         pooled = torch.matmul(weight, parts) / weight.sum(2, keepdim=True)
         key = self.key(pooled.transpose(0, 1).flatten(1))
         out: Tensor = key * torch.rsqrt((key * key).sum(1, keepdim=True) + 1e-12)

@@ -146,7 +146,7 @@ class RouterArchitecture:
     """Attention pooling of the base's hidden states, each head over its share of `width`, into a unit query.
 
     vocabulary_size: tokens of the router's own lexicon, 0 for none; a small base tells few words apart by their
-    hidden states, the lexicon tells them all.
+    hidden states, the lexicon tells them all. Hidden states then say which words count.
     """
 
     kind: ClassVar[str] = "router"

@@ -34,7 +34,9 @@ MESSAGE_TOKENS = 512
 """Of a longer message the rest is not read; the router reads its beginning and the end of this."""
 TEMPERATURE = 0.07
 DOMAIN_TEMPERATURE = 0.1
-DROPPED_ROWS = 0.1
+INTENT_SHARE = 0.5
+"""Weight of the contrast over intents beside that over domains: it keeps queries open to domains yet unknown."""
+DROPPED_ROWS = 0.25
 """Share of a message's rows that a step leaves out, so that no single word decides."""
 TRAINED_ROWS = 40
 QUERY_BATCH = 256
@@ -150,7 +152,7 @@ def fit_router(
     for _ in tqdm(range(steps), unit="step", disable=quiet, mininterval=10.0):
         chosen = np.minimum(np.searchsorted(edges, random.random(recipe.batch_tokens)), len(hidden) - 1)
         near = router(*hidden.sample(chosen, random)) @ functional.normalize(proxies).T
-        loss = functional.cross_entropy(near[:, :intents] / TEMPERATURE, intent[chosen])
+        loss = INTENT_SHARE * functional.cross_entropy(near[:, :intents] / TEMPERATURE, intent[chosen])
         loss = loss + functional.cross_entropy(near[:, intents:] / DOMAIN_TEMPERATURE, domain[chosen])
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         optimiser.step()
@@ -160,12 +162,10 @@ def fit_router(
 
 
 @torch.no_grad()
-def queries(router: Router, hidden: Hidden) -> NDArray[np.float32]:
-    """Return the unit queries [messages, key_size]."""
-    parts = [
-        router(*hidden.batch(np.arange(i, min(i + QUERY_BATCH, len(hidden)))))
-        for i in range(0, len(hidden), QUERY_BATCH)
-    ]
+def queries(router: Router, hidden: Hidden, chosen: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+    """Return the unit queries [messages, key_size] of all messages, or of the chosen ones."""
+    chosen = np.arange(len(hidden)) if chosen is None else chosen
+    parts = [router(*hidden.batch(chosen[i : i + QUERY_BATCH])) for i in range(0, len(chosen), QUERY_BATCH)]
     out: NDArray[np.float32] = torch.cat(parts).numpy()
     return out
 

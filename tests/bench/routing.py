@@ -2,28 +2,33 @@
 
     python tests/bench/routing.py DATA [--leave-out] [--show]
 
-DATA holds router/domains_test and router/test. The shipped packs are used as `modularbase route` uses them; natural
-requests are those of natural_requests.jsonl, which nothing is trained on. --leave-out trains the router once more for
-each domain without it, makes that pack's keys from its examples and asks how many of its test prompts reach it.
+DATA holds router/domains_test and router/test. The shipped packs are used as `modularbase route` uses them. Natural
+requests were written by hand and nothing is trained on them; the router was chosen while looking at those of
+natural_requests.jsonl ("natural"), not of natural_test.jsonl ("natural, unseen"). --leave-out trains the router
+once more for each domain without it, makes that pack's keys from its examples and asks how many of its test
+prompts reach it.
 A general message is right if general chat answers. Prints a table, then one JSON line.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import lzma
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from modularbase_core.config import EngineConfig
 from modularbase_core.host.messages import Messages
 from modularbase_core.packs.catalog import discover
 from modularbase_core.packs.keys import background_centres, routing_keys, scores
+from modularbase_core.train.messages import Labelled, read_messages
+from modularbase_core.train.recipe import read_recipe
+from modularbase_core.train.router import fit_router, queries, understand_messages
+from modularbase_core.train.ship import load_shipped
 
 DOMAINS = {
     "python": "python_code",
@@ -35,8 +40,9 @@ DOMAINS = {
 COVERED_INTENTS = ("qa_maths", "general_joke")
 """Intents of router/test that a pack covers (reasoning, creative writing)."""
 NATURAL = Path(__file__).with_name("natural_requests.jsonl")
+NATURAL_TEST = Path(__file__).with_name("natural_test.jsonl")
 RECIPE = Path(__file__).parents[2] / "plugins_example/modularbase-nano/recipes/router.toml"
-THRESHOLD = 0.5
+THRESHOLD = EngineConfig().threshold
 
 Row = dict[str, str]
 Choose = Callable[[Sequence[str]], list[str]]
@@ -52,6 +58,7 @@ def test_sets(data: Path) -> dict[str, list[Row]]:
     return {
         "held-out": read(data / "router/domains_test.jsonl.xz"),
         "natural": read(NATURAL),
+        "natural, unseen": read(NATURAL_TEST),
         "off-domain": [{**row, "domain": "general"} for row in off_domain],
     }
 
@@ -66,6 +73,9 @@ def measure(rows: list[Row], choose: Choose, show: bool = False) -> dict[str, fl
         out[language] = float((chosen == wanted)[mine].mean())
     if (wanted != "general").any():
         out["falls to general chat"] = float((chosen[wanted != "general"] == "general").mean())
+    for domain in dict.fromkeys(wanted.tolist()):  # how many of the others' messages it takes
+        others = chosen[wanted != domain]
+        out[f"others to {domain}"] = float((others == domain).mean()) if len(others) else 0.0
     if show:
         for row, given in zip(rows, chosen, strict=True):
             if given != row["domain"]:
@@ -73,81 +83,53 @@ def measure(rows: list[Row], choose: Choose, show: bool = False) -> dict[str, fl
     return out
 
 
-def shipped(messages: Messages) -> Choose:
+def shipped(messages: Messages, threshold: float) -> Choose:
     names = {pack: domain for domain, pack in DOMAINS.items()}
 
     def choose(texts: Sequence[str]) -> list[str]:
         out = []
         for given in messages.scores(texts):
             best = max(given, key=lambda pack: given[pack])
-            out.append(names[best] if given[best] >= THRESHOLD else "general")
+            out.append(names[best] if given[best] >= threshold else "general")
         return out
 
     return choose
 
 
-def leave_out(data: Path, sets: dict[str, list[Row]], runs: Path) -> dict[str, float]:
+def leave_out(data: Path, sets: dict[str, list[Row]]) -> dict[str, float]:
     """Share of each domain's held-out and natural prompts that reach its pack, where no router training saw it."""
-    from dataclasses import replace
-
-    import torch
-    from tokenizers import Tokenizer
-
-    from modularbase_core.train.messages import read_messages
-    from modularbase_core.train.recipe import read_recipe
-    from modularbase_core.train.router import fit_router, queries, understand_messages
-    from modularbase_core.train.ship import load_shipped
-
-    torch.set_num_threads(1)
     recipe = read_recipe(RECIPE)
     base = load_shipped(recipe.folder / recipe.over / "base")
     tokenizer = Tokenizer.from_file(str(recipe.folder / recipe.tokenizer))
     tokenizer.encode_special_tokens = True
-    cache: dict[str, torch.Tensor] = {}
-
-    def understand(texts: Sequence[str]):  # messages that several routers read are understood once
-        from modularbase_core.train.router import Hidden
-
-        new = [text for text in dict.fromkeys(texts) if text not in cache]
-        if new:
-            hidden = understand_messages(base, tokenizer, new, quiet=True)
-            cache.update(
-                (text, hidden.rows[a:b]) for text, (a, b) in zip(new, itertools.pairwise(hidden.begin), strict=True)
-            )
-        parts = [cache[text] for text in texts]
-        return Hidden(torch.cat(parts), np.cumsum([0, *map(len, parts)]))
-
+    parts = [read_messages([source], data, recipe.folder, recipe.seed) for source in recipe.mix]
+    messages = [message for part in parts for message in part]
+    domains = np.array([message.domain for message in messages])
+    shares = [np.full(len(part), source.share / len(part)) for source, part in zip(recipe.mix, parts, strict=True)]
+    hidden = understand_messages(base, tokenizer, [message.text for message in messages], quiet=False)
+    asked = {
+        (domain, name): understand_messages(
+            base, tokenizer, [row["text"] for row in sets[name] if row["domain"] == domain], quiet=True
+        )
+        for domain in DOMAINS
+        for name in ("held-out", "natural, unseen")
+    }
     out: dict[str, float] = {}
     for left in DOMAINS:
-        parts = [read_messages([source], data, recipe.folder, recipe.seed) for source in recipe.mix]
-        kept = [[one for one in part if one.domain != left] for part in parts]
-        own = [one.text for part in parts for one in part if one.domain == left]
-        own = [own[i] for i in np.random.default_rng(0).permutation(len(own))[:2500]]
-        messages = [one for part in kept for one in part]
-        pairs = zip(recipe.mix, kept, strict=True)
-        chance = np.concatenate([np.full(len(part), source.share / max(1, len(part))) for source, part in pairs])
-        fewer = replace(recipe, tokens=recipe.tokens // 2)
-        router = fit_router(fewer, recipe.router, understand([m.text for m in messages]), messages, chance, quiet=True)
-
-        def query(texts: Sequence[str], router=router) -> NDArray[np.float32]:
-            return queries(router, understand(texts))
-
-        others = query([one.text for one in read_messages(recipe.others, data, recipe.folder, recipe.seed)])
-        background = background_centres(others)
-        packs = {left: routing_keys(query(own), others, background)}
-        for domain in DOMAINS:
-            if domain != left:
-                its = [one.text for one in messages if one.domain == domain]
-                its = [its[i] for i in np.random.default_rng(0).permutation(len(its))[:2500]]
-                packs[domain] = routing_keys(query(its), others, background)
-        for name in ("held-out", "natural"):
-            asked = query([row["text"] for row in sets[name] if row["domain"] == left])
-            given = {d: scores(asked, k["keys"], k["scale"][0], k["bias"][0], background) for d, k in packs.items()}
+        known = [Labelled("") if message.domain == left else message for message in messages]
+        chance = np.where(domains == left, 0.0, np.concatenate(shares))
+        router = fit_router(recipe, recipe.router, hidden, known, chance, quiet=False)
+        drawn = np.random.default_rng(0).permutation(len(messages))
+        some = {domain: drawn[domains[drawn] == domain][:4000] for domain in ("general", *DOMAINS)}
+        query = {domain: queries(router, hidden, chosen) for domain, chosen in some.items()}
+        background = background_centres(query["general"])
+        packs = {domain: routing_keys(query[domain], query["general"], background) for domain in DOMAINS}
+        for name in ("held-out", "natural, unseen"):
+            mine = queries(router, asked[left, name])
+            given = {d: scores(mine, k["keys"], k["scale"][0], k["bias"][0], background) for d, k in packs.items()}
             best = np.stack(list(given.values())).max(0)
             out[f"{left}, {name}"] = float(((given[left] >= best) & (given[left] >= THRESHOLD)).mean())
-        print(
-            f"left out: {left}  " + "  ".join(f"{k} {v:.3f}" for k, v in out.items() if k.startswith(left)), flush=True
-        )
+        print("left out: " + "  ".join(f"{key} {value:.3f}" for key, value in out.items() if left in key), flush=True)
     return out
 
 
@@ -155,15 +137,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--leave-out", action="store_true")
+    parser.add_argument("--threshold", type=float, default=EngineConfig().threshold)
     parser.add_argument("--show", action="store_true", help="print what went elsewhere")
     arguments = parser.parse_args()
     sets = test_sets(arguments.data)
     messages = Messages.open(EngineConfig(), discover())
-    results = {name: measure(rows, shipped(messages), arguments.show) for name, rows in sets.items()}
+    results = {
+        name: measure(rows, shipped(messages, arguments.threshold), arguments.show) for name, rows in sets.items()
+    }
     for name, result in results.items():
         print(f"{name} ({len(sets[name])}): " + "  ".join(f"{key} {value:.3f}" for key, value in result.items()))
     if arguments.leave_out:
-        results["left out"] = leave_out(arguments.data, sets, Path())
+        results["left out"] = leave_out(arguments.data, sets)
     print(json.dumps(results))
 
 
