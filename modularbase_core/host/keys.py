@@ -6,6 +6,7 @@ A pack says in its keys which weights they were made with. Made again from its e
 from __future__ import annotations
 
 import hashlib
+import json
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,8 @@ from modularbase_core.packs.keys import routing_keys
 from modularbase_core.packs.resolve import Lineup
 from modularbase_core.sdk.architecture import RouterArchitecture
 from modularbase_core.sdk.examples import read_examples
-from modularbase_core.sdk.manifest import weights_name
+from modularbase_core.sdk.manifest import ROUTING_FILE, weights_name
+from modularbase_core.sdk.tensorfile import read_metadata
 from modularbase_core.turn.queries import Queries
 
 Floats = NDArray[np.float32]
@@ -44,12 +46,11 @@ def read_keys(lineup: Lineup, queries: Queries, cache_dir: Path) -> Keys:
     made_for = made_with(lineup)
     for one in lineup.routable:
         try:
-            routing = _shipped(one, lineup)
-            if (routing is None or routing.made_with not in ("", made_for)) and one.pack.examples.exists():
-                routing = _remade(one, lineup, queries, cache_dir)
+            if _must_be_made(one, made_for):
+                out.routing[one.id] = _remade(one, lineup, queries, cache_dir)
                 out.remade.append(one.id)
-            if routing is not None:
-                out.routing[one.id] = routing
+            elif one.pack.routing.exists():
+                out.routing[one.id] = read_routing(one.pack.routing, _router(lineup).key_size)
         except (WeightsError, ManifestError, BudgetError) as error:
             if one.id == lineup.general_chat.id:
                 raise
@@ -81,13 +82,17 @@ def background_of(lineup: Lineup) -> Background:
     return read_background(lineup.router.pack.routing, size)
 
 
-def _shipped(one: InstalledPack, lineup: Lineup) -> Routing | None:
-    return read_routing(one.pack.routing, _router(lineup).key_size) if one.pack.routing.exists() else None
+def _must_be_made(one: InstalledPack, made_for: str) -> bool:
+    """Tell whether a pack that brings examples has no keys, or keys of other weights, perhaps of another size."""
+    if not one.pack.examples.exists():
+        return False
+    return not one.pack.routing.exists() or read_metadata(one.pack.routing).get("made_with", "") not in ("", made_for)
 
 
 def _remade(one: InstalledPack, lineup: Lineup, queries: Queries, cache_dir: Path) -> Routing:
     prompts = [example.prompt for example in read_examples(one.pack.examples)]
-    identity = "\n".join([made_with(lineup), *prompts])
+    background = lineup.router.manifest.files.get(ROUTING_FILE, "")
+    identity = json.dumps([made_with(lineup), background, prompts])
     file = cache_dir / "routing" / f"{hashlib.sha256(identity.encode()).hexdigest()}.safetensors"
     size = _router(lineup).key_size
     with suppress(WeightsError):  # not made yet, or not whole
