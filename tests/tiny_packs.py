@@ -26,7 +26,7 @@ BLOCKS = Blocks(hidden_size=64, heads=2, kv_heads=1, head_size=32, ffn_size=96)
 WINDOW = Window(trained_tokens=128, block_tokens=32, recent_tokens=48, sink_tokens=16)
 BASE = BaseArchitecture(blocks=BLOCKS, vocabulary_size=8192, understanding_layers=1, fusion_layers=1, window=WINDOW)
 PACK = PackArchitecture(base_hidden_size=64, blocks=BLOCKS, layers=1, window=WINDOW)
-ROUTER = RouterArchitecture(base_hidden_size=64, width=32, key_size=16)
+ROUTER = RouterArchitecture(base_hidden_size=64, width=32, key_size=16, heads=2, vocabulary_size=8192)
 
 TOKENIZER = Path(__file__).parents[1] / "plugins_example/modularbase-nano/modularbase_nano/base" / TOKENIZER_FILE
 

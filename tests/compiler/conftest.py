@@ -43,6 +43,7 @@ TINY = {
         window=WINDOW,
     ),
     "router": RouterArchitecture(base_hidden_size=64, width=40, key_size=24),
+    "lexicon": RouterArchitecture(base_hidden_size=64, width=40, key_size=24, heads=4, vocabulary_size=150),
 }
 
 
@@ -109,7 +110,7 @@ def compiled(artefacts, device) -> dict[str, Compiled]:
                 value.copy_(values[short])
         weights.fill({key: value.numpy() for key, value in values.items()})
         for program in all_programs:
-            label = program.name if name != "mixture" else "run_mixture"
+            label = program.name if name in ("base", "pack", "router") else f"{program.name}_{name}"
             found[label] = Compiled(
                 program.name, program.module.eval(), program.inputs, weights.bind(program.name), device
             )

@@ -38,7 +38,9 @@ def assert_close(got, expected, bound=1e-5):
         assert (rows <= bound * scale + 1e-12).all()
 
 
-@pytest.mark.parametrize("name", ["understand", "recall_hidden", "mix", "fuse", "run", "run_mixture", "route"])
+@pytest.mark.parametrize(
+    "name", ["understand", "recall_hidden", "mix", "fuse", "run", "run_mixture", "route", "route_lexicon"]
+)
 @few
 @given(call=calls(listed=LISTED), seed=st.integers(0, 99))
 def test_a_compiled_program_is_its_definition_on_ragged_calls(compiled, name, call, seed):
