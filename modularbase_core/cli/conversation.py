@@ -183,7 +183,7 @@ class Conversation:
         if line == "/help":
             click.echo(_HELP, err=self._as_json)
         elif line == "/new":
-            self.messages = list(self._opening)
+            self.messages, self._routed = list(self._opening), None
         elif line == "/packs":
             self._tell_packs()
         else:

@@ -14,7 +14,7 @@ from modularbase_core import cli
 from modularbase_core.errors import BudgetError
 from modularbase_core.packs.catalog import BrokenPlugin, InstalledPack
 from modularbase_core.sdk import Pack
-from modularbase_core.turn.stages import Routed
+from modularbase_core.turn.stages import Routed, RoutedPack
 
 
 def test_a_question_is_answered_once(run, host):
@@ -33,6 +33,13 @@ def test_the_packs_that_answer_are_shown_beside_the_answer(run, host):
 def test_what_was_mended_on_the_way_is_told(run, host):
     host.script = [Routed((), {}, ("pack 'x' cannot be loaded; general_chat answers",)), "ok"]
     assert "note: pack 'x' cannot be loaded; general_chat answers" in run("chat", "hi").err
+
+
+def test_that_a_named_pack_was_replaced_is_told_however_quiet(run, host):
+    note = "pack 'python_code' cannot be loaded; general_chat answers"
+    host.script = [Routed((RoutedPack("general_chat", 1.0, None),), {}, (note,)), "ok"]
+    assert run("chat", "hi", "--pack", "python", "--quiet").err == f"note: {note}\n"
+    assert run("chat", "hi", "--quiet").err == ""  # who named none asked for none
 
 
 def test_what_went_wrong_while_the_answer_came_is_told_after_it(run, host):
@@ -98,7 +105,8 @@ def test_logprobs_that_cannot_be_shown_are_wrong_usage(run, host, arguments, tol
 def test_a_conversation_in_json_prints_json_alone(run, host):
     done = run("chat", "--json", stdin=b"/packs\n/help\nhi\n", terminal=True)
     packs, answer = map(json.loads, done.out.splitlines())
-    assert packs["packs"][1] == {"id": "python_code", "version": "1.0.0", "type": "domain", "name": "Python_Code"}
+    python = {"id": "python_code", "version": "1.0.0", "type": "domain", "name": "Python_Code"}
+    assert packs["packs"][1] == {**python, "score": None, "reason": None}
     assert answer["text"] == "Hello, 世界!"
     assert done.err.count("> ") == 4
 
@@ -196,11 +204,47 @@ def test_new_forgets_all_but_the_system_message(run, host):
 def test_help_packs_and_unknown_commands(run, host):
     done = run("chat", stdin=b"/help\n/packs\n/pakcs\n\n/usr/bin is what?\n", terminal=True)
     assert "/new     forget the conversation" in done.out
-    assert "python_code  1.0.0  domain" in done.out
+    assert "python_code   1.0.0  domain      Python_Code\n" in done.out
     assert "tiny-base" not in done.out
     assert "error: there is no command /pakcs (did you mean '/packs'?)" in done.err
     assert host.asked == [[("user", "/usr/bin is what?")]]
     assert done.code == 0
+
+
+LAST = Routed(
+    (RoutedPack("python_code", 1.0, 0.914, "over the threshold 0.5"),), {"general_chat": 0.25, "python_code": 0.914}
+)
+
+
+def test_packs_tells_the_scores_of_the_last_message_and_why_those_that_answered_did(run, host):
+    host.script = ["hi", LAST]
+    done = run("chat", stdin=b"hi\n/packs\n", terminal=True)
+    assert done.out.splitlines()[1:] == [
+        "python_code   1.0.0  domain  0.91  over the threshold 0.5  Python_Code",
+        "general_chat  1.0.0  system  0.25                          General_Chat",
+    ]
+
+
+def test_packs_shows_who_answered_first_though_others_score_more(run, host):
+    host.script = [Routed((RoutedPack("general_chat", 1.0, None, "forced"),), {"python_code": 0.9}), "hi"]
+    done = run("chat", stdin=b"hi\n/packs\n", terminal=True)
+    assert [line.split() for line in done.out.splitlines()[1:]] == [
+        ["general_chat", "1.0.0", "system", "forced", "General_Chat"],
+        ["python_code", "1.0.0", "domain", "0.90", "Python_Code"],
+    ]
+
+
+def test_packs_as_json_tells_scores_and_reasons(run, host):
+    host.script = ["hi", LAST]
+    done = run("chat", "--json", stdin=b"hi\n/packs\n", terminal=True)
+    told = {one["id"]: (one["score"], one["reason"]) for one in json.loads(done.out.splitlines()[1])["packs"]}
+    assert told == {"general_chat": (0.25, None), "python_code": (0.914, "over the threshold 0.5")}
+
+
+def test_packs_of_a_new_conversation_tells_no_scores_of_the_old_one(run, host):
+    host.script = ["hi", LAST]
+    done = run("chat", stdin=b"hi\n/new\n/packs\n", terminal=True)
+    assert "0.91" not in done.out
 
 
 def test_an_error_does_not_end_a_conversation_and_leaves_no_trace(run, host):

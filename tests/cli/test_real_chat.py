@@ -71,8 +71,16 @@ def test_a_harmed_pack_that_is_named_is_told(chat, packs):
     path = packs["python_code"] / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     done = chat("hello", "--pack", "python")
-    assert "truncated" in done.err
-    assert chat("hello", "--pack", "general_chat").code == 0
+    assert done.code == 0
+    assert done.out.strip()
+    assert done.err.startswith("note: ")
+    assert "python_code/model.safetensors is truncated" in done.err
+    assert done.err.endswith("general_chat answers in its place\n")
+    assert done.err.count("\n") == 1
+    piped = json.loads(chat("--pack", "python", "--json", stdin=b"hello").out)
+    assert [(one["id"], one["reason"]) for one in piped["packs"]] == [("general_chat", "python_code cannot be loaded")]
+    assert "is truncated" in piped["notes"][0]
+    assert chat("hello", "--pack", "general_chat").err == ""
 
 
 def test_a_pack_for_another_base_cannot_be_named(chat, packs, tmp_path):
