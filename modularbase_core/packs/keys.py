@@ -19,7 +19,7 @@ BACKGROUND: Final = 64
 """Centres of a pack with enough examples, and of a router's background."""
 _SHARPNESS: Final = 14.0  # the inverse of the temperature that routers are trained with
 _ROUNDS: Final = 20
-_UNFITTED: Final = (10.0, -5.0)  # near what packs with many examples get
+_UNFITTED: Final = (10.0, -2.0)  # about what packs with many examples get
 _SMOOTHING: Final = 0.02  # labels are never quite sure, so a perfect split keeps a finite scale
 
 

@@ -1,13 +1,20 @@
 import hashlib
 import http.server
 import shutil
+import sys
 import threading
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 from fresh_venv import FreshVenv, build_wheel
 from tiny_packs import BASE, PACK, ROUTER, manifest, write_pack
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).parents[2]
 PACKS = {
@@ -19,12 +26,19 @@ PACKS = {
     "modularbase-pack-python": {
         "modularbase_pack_python/python_code": manifest("python_code", "domain", PACK, aliases=("python",)),
     },
+    "modularbase-pack-reasoning": {"modularbase_pack_reasoning/reasoning": manifest("reasoning", "domain", PACK)},
+    "modularbase-pack-medical": {"modularbase_pack_medical/medical": manifest("medical", "domain", PACK)},
+    "modularbase-pack-legal": {"modularbase_pack_legal/legal": manifest("legal", "domain", PACK)},
+    "modularbase-pack-creative": {
+        "modularbase_pack_creative/creative_writing": manifest("creative_writing", "domain", PACK)
+    },
+    "modularbase-pack-echo": {},
 }
 
 
 @pytest.fixture(scope="session")
 def wheels(tmp_path_factory):
-    """Build the wheels of the three distributions; the plugins carry tiny random packs."""
+    """Build the wheels of all our distributions; the plugins carry tiny random packs."""
     out = tmp_path_factory.mktemp("wheels")
     sources = [ROOT]
     for name, packs in PACKS.items():
@@ -33,7 +47,9 @@ def wheels(tmp_path_factory):
             ROOT / "plugins_example" / name, tmp_path_factory.mktemp("source") / name, ignore=ignore
         )
         for seed, (place, described) in enumerate(packs.items()):
-            write_pack(source / place, described, seed)
+            # with the distribution's own version, as whoever ships it would write it
+            version = tomllib.loads((source / "pyproject.toml").read_text())["project"]["version"]
+            write_pack(source / place, replace(described, version=version), seed)
         sources.append(source)
     for source in sources:
         build_wheel(source, out)

@@ -4,8 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from modularbase_core.device.weights import read_background, read_routing
 from modularbase_core.packs.catalog import Catalog, InstalledPack
+from modularbase_core.packs.keys import BACKGROUND
 from modularbase_core.packs.resolve import line_up
+from modularbase_core.sdk.examples import read_examples
+from modularbase_core.sdk.manifest import weights_name
 from modularbase_core.sdk.testing import check_pack
 
 if sys.version_info >= (3, 11):
@@ -17,7 +21,18 @@ PROJECTS = Path(__file__).parents[2] / "plugins_example"
 MODULES = {
     "modularbase-nano": ("modularbase_nano", ["nano-base", "nano-router", "general_chat"]),
     "modularbase-pack-python": ("modularbase_pack_python", ["python_code"]),
+    "modularbase-pack-reasoning": ("modularbase_pack_reasoning", ["reasoning"]),
+    "modularbase-pack-medical": ("modularbase_pack_medical", ["medical"]),
+    "modularbase-pack-legal": ("modularbase_pack_legal", ["legal"]),
+    "modularbase-pack-creative": ("modularbase_pack_creative", ["creative_writing"]),
 }
+DOMAINS = [ids[0] for project, (_, ids) in MODULES.items() if project.startswith("modularbase-pack-")]
+LIMIT_BYTES = 20_000_000
+
+
+def shipped():
+    """Every shipped pack."""
+    return [pack for project in MODULES for pack in load(project).modularbase_packs()]
 
 
 def load(project):
@@ -27,6 +42,11 @@ def load(project):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_every_project_is_looked_at():
+    # echo brings no packs; test_echo.py looks at it
+    assert {path.parent.name for path in PROJECTS.glob("*/pyproject.toml")} == {*MODULES, "modularbase-pack-echo"}
 
 
 @pytest.mark.parametrize("project", MODULES)
@@ -46,24 +66,43 @@ def test_the_shipped_packs_are_whole(project):
 
 
 def test_the_shipped_packs_run_together():
-    packs = [pack for project in MODULES for pack in load(project).modularbase_packs()]
-    catalog = Catalog(tuple(InstalledPack(pack, pack.manifest, "test") for pack in packs))
+    catalog = Catalog(tuple(InstalledPack(pack, pack.manifest, "test") for pack in shipped()))
     lineup = line_up(catalog)
-    assert [one.id for one in lineup.routable] == ["general_chat", "python_code"]
+    assert [one.id for one in lineup.routable] == ["general_chat", *DOMAINS]
     assert lineup.refused == {}
-    assert catalog.find("python").id == "python_code"
+    aliases = {"python": "python_code", "logic": "reasoning", "medicine": "medical", "law": "legal"}
+    assert {alias: catalog.find(alias).id for alias in aliases} == aliases
     assert lineup.base.manifest.network.window.trained_tokens >= 1024
 
 
-def test_the_shipped_domain_packs_have_keys_and_examples():
-    for project in MODULES:
-        for pack in load(project).modularbase_packs():
-            if pack.manifest.type == "domain":  # general chat answers what no key claims
-                assert pack.routing.is_file()
-                assert pack.examples.is_file()
-            assert pack.manifest.licence
-            assert pack.manifest.description
+def test_the_shipped_packs_say_under_what_terms_and_what_they_are_for():
+    for pack in shipped():
+        assert pack.manifest.licence
+        assert pack.manifest.description
+
+
+def test_the_shipped_domain_packs_have_keys_of_the_shipped_weights_and_examples():
+    packs = {pack.id: pack for pack in shipped()}
+    base, router = packs["nano-base"], packs["nano-router"]
+    key_size = router.manifest.network.key_size
+    for name in DOMAINS:  # general chat answers what no key claims
+        routing = read_routing(packs[name].routing, key_size)
+        # keys of other weights would be made again at every first start
+        assert routing.made_with == weights_name(base.manifest, router.manifest)
+        assert len(read_examples(packs[name].examples)) >= 8
+
+
+def test_the_shipped_router_brings_a_background_for_the_keys_of_other_packs():
+    router = next(pack for pack in shipped() if pack.id == "nano-router")
+    background = read_background(router.routing, router.manifest.network.key_size)
+    assert len(background.centres) == BACKGROUND
+    assert len(background.others) >= 256
+
+
+def test_no_two_shipped_packs_share_a_name():
+    names = [name for pack in shipped() for name in (pack.id, *pack.manifest.aliases)]
+    assert len(set(names)) == len(names)
 
 
 def test_the_shipped_weights_stay_small():
-    assert sum(path.stat().st_size for path in PROJECTS.rglob("*.safetensors")) <= 8 << 20
+    assert sum(path.stat().st_size for path in PROJECTS.rglob("*.safetensors")) <= LIMIT_BYTES
