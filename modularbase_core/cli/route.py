@@ -14,7 +14,6 @@ from modularbase_core.cli.question import check_question, read_question
 from modularbase_core.cli.report import json_option, print_json
 from modularbase_core.cli.settings import installed, read_settings, settings_options
 from modularbase_core.errors import InputError
-from modularbase_core.sdk.jsonfile import parse_json
 
 if TYPE_CHECKING:
     from modularbase_core.turn.stages import Route
@@ -112,6 +111,8 @@ def _read(lines: BinaryIO, name: str, limit: int) -> Iterator[str]:
 
 
 def _text(line: bytes, where: str) -> str:
+    from modularbase_core.sdk.jsonfile import parse_json  # brings pluggy, which help needs not wait for
+
     try:
         value = parse_json(line)
     except ValueError as error:

@@ -77,6 +77,7 @@ def test_a_choice_that_a_new_pack_changes_is_told(parts_of: Callable[..., Parts]
         parts = parts_of(
             {name: path for name, path in four_packs.items() if name != left_out},
             Scoring(python_code=0.6, law=0.2, poetry=0.95, general_chat=0.1),
+            threshold=0.5,
         )
         asked = Request(
             sequence=new_sequence(parts),
