@@ -20,6 +20,8 @@ BACKGROUND: Final = 64
 _SHARPNESS: Final = 14.0  # the inverse of the temperature that routers are trained with
 _ROUNDS: Final = 20
 _UNFITTED: Final = (10.0, -2.0)  # about what packs with many examples get
+_FEW: Final = 64
+_RESERVE: Final = 0.17  # how much nearer to its keys than to the background a message of a small pack must be
 _SMOOTHING: Final = 0.02  # labels are never quite sure, so a perfect split keeps a finite scale
 
 
@@ -48,7 +50,8 @@ def routing_keys(own: Floats, others: Floats, background: Floats, *, keys: int =
     are the centres of a spherical k-means (Dhillon & Modha, 2001) over `own`; scale and bias are fitted so that
     both sides weigh the same (Platt, 1999). While they are fitted, an own message is held against its cluster's
     centre without itself: few examples make no pack look surer than it is. Of a single one nothing can be left out,
-    so scale and bias are not fitted.
+    so scale and bias are not fitted. A pack of few examples is held back: it finds less of
+    its own, but takes little from others.
     """
     centres, nearest = _centres(own, min(keys, max(1, len(own) // 4)))
     near = np.concatenate([_left_out(own, centres, nearest), nearness(others, centres)])
@@ -56,6 +59,8 @@ def routing_keys(own: Floats, others: Floats, background: Floats, *, keys: int =
     wanted = np.concatenate([np.full(len(own), 1 - _SMOOTHING), np.full(len(others), _SMOOTHING)])
     weight = np.concatenate([np.full(len(own), 0.5 / len(own)), np.full(len(others), 0.5 / len(others))])
     scale, bias = _logistic(near.astype(np.float64), wanted, weight) if len(own) > 1 else _UNFITTED
+    if len(own) < _FEW:
+        bias = min(bias, -_RESERVE * scale)
     return {"keys": centres, "scale": np.array([scale], np.float32), "bias": np.array([bias], np.float32)}
 
 
