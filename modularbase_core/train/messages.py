@@ -11,7 +11,7 @@ import numpy as np
 
 from modularbase_core.errors import DataError
 from modularbase_core.train.corpus import first_message, read_json_lines
-from modularbase_core.train.packing import Source
+from modularbase_core.train.recipe import Source
 from modularbase_core.train.phrases import read_phrases
 
 

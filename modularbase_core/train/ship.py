@@ -40,8 +40,7 @@ from modularbase_core.train.installed import (
     reading_router,
 )
 from modularbase_core.train.messages import Labelled, read_messages
-from modularbase_core.train.packing import Source
-from modularbase_core.train.recipe import Recipe, read_recipe
+from modularbase_core.train.recipe import Recipe, Source, read_recipe
 from modularbase_core.train.router import queries, understand_messages
 
 SHOWN_EXAMPLES = 96

@@ -1,0 +1,156 @@
+"""The keys of a recipe, what each may be, and what follows from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from modularbase_core.errors import ConfigError, nearest
+from modularbase_core.sdk.architecture import Architecture, BaseArchitecture, PackArchitecture
+from modularbase_core.train.recipe.source import Source
+
+STAGES: Final = ("base", "router", "chat", "pack", "align", "grow", "distill")
+
+CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
+    "stage": STAGES,
+    "optimiser": ("muon", "adamw"),
+    "schedule": ("wsd", "cosine"),
+    "precision": ("bf16", "fp16", "fp32"),
+    "parallel": ("ddp", "fsdp"),
+    "device": ("auto", "cpu", "cuda"),
+    "logs": ("tensorboard", "wandb"),
+}
+"""What keys of few values may be; of a list, each of its items."""
+
+POSITIVE: Final = ("batch_tokens", "warmup_steps", "decay_share", "matrix_rate", "other_rate", "clip_norm", "accumulate")
+NOT_NEGATIVE: Final = ("recall_tokens", "needle_tokens", "weight_decay", "balance", "threads")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """One stage of training.
+
+    stage: base (with the trunk that becomes general chat), router, chat (the trunk goes on alone, base frozen), pack
+    (base frozen), align, grow or distill.
+    tokens: how many to learn from; windows: (share of the steps, window length) in turn.
+    base: the run or installed pack whose base is used; start: the one whose pack this continues from. Of installed
+    ones `tokenizer`, `architecture` and `pack` may be left out. folder: where the recipe lies, which `tokenizer`,
+    `ship` and `over` are relative to. A router counts messages where the others count tokens. ship: the pack
+    directory to write, with the fields of `manifest`, or else of the manifest that is there. examples, others:
+    messages that belong to the pack and messages that do not (else the router's own), for its routing keys; over:
+    the folder that holds the `base` and `router` which read them, or an installed base; else `base`.
+
+    How it learns: `batch_tokens` make a step, walked in `accumulate` parts, whose gradients are added up. optimiser:
+    muon for matrices (`matrix_rate`) and AdamW for the rest (`other_rate`), or adamw for all (`other_rate`). schedule:
+    wsd (warm up, hold, decay over `decay_share` of the steps) or cosine. clip_norm: the largest norm of the gradient.
+    precision: of the passes; weights are kept in float32. checkpoint_activations: keep what enters a layer alone and
+    run it once more on the way back. balance: weight of the loss that spreads tokens over a mixture's experts.
+    parallel: how several processes share the work; offload: whether weights wait in host memory. threads: of a
+    process, 0 for torch's own choice. logs: who gets the losses besides the terminal.
+    """
+
+    name: str
+    stage: str
+    seed: int = 1
+    tokens: int
+    batch_tokens: int = 4096
+    windows: tuple[tuple[float, int], ...] = ((1.0, 1024),)
+    mix: tuple[Source, ...] = ()
+    response_only: bool = False
+    recall_tokens: int = 0
+    needle_tokens: int = 0
+    hay: tuple[Source, ...] = ()
+    base: str | None = None
+    start: str | None = None
+    tokenizer: str = ""
+    matrix_rate: float = 0.02
+    other_rate: float = 0.003
+    warmup_steps: int = 100
+    decay_share: float = 0.5
+    optimiser: str = "muon"
+    schedule: str = "wsd"
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    accumulate: int = 1
+    precision: str = "bf16"
+    compile: bool = True
+    checkpoint_activations: bool = False
+    balance: float = 0.01
+    parallel: str = "ddp"
+    offload: bool = False
+    device: str = "auto"
+    threads: int = 0
+    logs: tuple[str, ...] = ()
+    architecture: Architecture | None = None
+    pack: Architecture | None = None
+    router: Architecture | None = None
+    folder: Path = Path()
+    ship: str = ""
+    over: str = ""
+    manifest: Mapping[str, Any] | None = None  # Any: JSON, checked by Manifest
+    examples: tuple[Source, ...] = ()
+    others: tuple[Source, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in CHOICES:
+            self._check_choice(name)
+        for name in POSITIVE:
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"recipe {self.name!r}: {name} is {getattr(self, name)}; it must be positive")
+        for name in NOT_NEGATIVE:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"recipe {self.name!r}: {name} is {getattr(self, name)}; it must be at least 0")
+        if self.tokens < self.batch_tokens:
+            raise ConfigError(f"recipe {self.name!r}: tokens {self.tokens} is less than one batch")
+        self._check_windows()
+        if self.stage == "chat" and self.manifest is not None and self.manifest.get("type") != "system":
+            raise ConfigError(
+                f"recipe {self.name!r}: the manifest of stage chat says type {self.manifest.get('type')!r}; "
+                "general chat is of type 'system', another pack of stage 'pack'"
+            )
+
+    def _check_choice(self, name: str) -> None:
+        given, allowed = getattr(self, name), CHOICES[name]
+        for word in given if isinstance(given, tuple) else (given,):
+            if word not in allowed:
+                raise ConfigError(
+                    f"recipe {self.name!r}: {name} is {word!r}; use one of {', '.join(allowed)}{nearest(word, allowed)}"
+                )
+
+    def _check_windows(self) -> None:
+        total = sum(share for share, _ in self.windows)
+        if not math.isclose(total, 1.0, abs_tol=0.02):
+            raise ConfigError(f"recipe {self.name!r}: the shares of windows add up to {total:g}; make them add up to 1")
+        networks = () if self.stage == "router" else (self.architecture, self.pack)
+        trained = [n.window.trained_tokens for n in networks if isinstance(n, (BaseArchitecture, PackArchitecture))]
+        for share, length in self.windows:
+            if not (share > 0 and length > 0):
+                raise ConfigError(f"recipe {self.name!r}: a window is [{share:g}, {length}]; both must be positive")
+            if self.batch_tokens % length:
+                raise ConfigError(f"recipe {self.name!r}: batch_tokens is not a multiple of the window {length}")
+            if self.stage != "router" and self.batch_tokens // length % self.accumulate:
+                raise ConfigError(
+                    f"recipe {self.name!r}: batch_tokens {self.batch_tokens} holds {self.batch_tokens // length} "
+                    f"windows of {length}, which {self.accumulate} parts (accumulate) do not share evenly"
+                )
+            if length > min(trained, default=length):
+                raise ConfigError(
+                    f"recipe {self.name!r}: a window of {length} tokens is longer than the trained window of "
+                    f"{min(trained)}; shorten it or raise window.trained_tokens"
+                )
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole stage."""
+        return self.tokens // self.batch_tokens
+
+    def phases(self) -> list[tuple[int, int]]:
+        """Return (first step, window length) of each phase."""
+        out, share = [], 0.0
+        for part, length in self.windows:
+            out.append((round(share * self.steps), length))
+            share += part
+        return out
