@@ -22,7 +22,12 @@ def build_model(recipe: Recipe, runs: Path, begin: int, installed: Installed = d
     if recipe.stage == "base":
         if not isinstance(recipe.architecture, BaseArchitecture) or not isinstance(recipe.pack, PackArchitecture):
             raise ConfigError(f"recipe {recipe.name!r}: a base needs an [architecture] and the [pack] of its trunk")
-        return Whole(Base(recipe.architecture), Pack(recipe.pack), begin, frozen_base=False)
+        model = Whole(Base(recipe.architecture), Pack(recipe.pack), begin, frozen_base=False)
+        if recipe.base:
+            _load(model.base, recipe.architecture, "base", recipe, runs, installed)
+        if recipe.start:
+            _load(model.pack, recipe.pack, "start", recipe, runs, installed)
+        return model
     if recipe.base is None or not isinstance(recipe.pack, PackArchitecture):
         raise ConfigError(
             f"recipe {recipe.name!r}: a pack needs `base` (a run or an installed base), and an installed pack as "

@@ -6,18 +6,18 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from tokenizers import Tokenizer
 
 from modularbase_core.packs.catalog import discover
 from modularbase_core.text.template import BEGIN, CONTROL_TOKENS, END
 from modularbase_core.train.checkpoints import build_model, steps_done
+from modularbase_core.train.corpus import read_records
 from modularbase_core.train.installed import Installed, checkpoint_of, complete
 from modularbase_core.train.language import Loss
 from modularbase_core.train.loop import Batch, Schedule, train
-from modularbase_core.train.packing import Tokens, control_id, join, pack_sources, windows
-from modularbase_core.train.recall import recall_documents
+from modularbase_core.train.packing import Document, Documents, Encoder, control_id, encode_sources, join, windows
+from modularbase_core.train.recall import needle_documents, recall_documents
 from modularbase_core.train.recipe import Recipe, read_recipe
 from modularbase_core.train.router import train_router
 
@@ -46,8 +46,9 @@ def run_recipe(
         return checkpoint
     torch.manual_seed(recipe.seed)
     tokenizer = Tokenizer.from_file(str(recipe.folder / recipe.tokenizer))
-    model = build_model(recipe, runs, control_id(tokenizer, BEGIN), installed)
-    tokens = _tokens(recipe, data, tokenizer)
+    begin = control_id(tokenizer, BEGIN)
+    model = build_model(recipe, runs, begin, installed)
+    documents = _documents(recipe, data, tokenizer)
     schedule = Schedule(
         steps=recipe.steps,
         matrix_rate=recipe.matrix_rate,
@@ -56,37 +57,48 @@ def run_recipe(
         decay_share=recipe.decay_share,
     )
     loss = Loss(model, compiled=compiled)
-    train(model, loss, lambda step: _batches(recipe, tokens, step), schedule, checkpoint, quiet=quiet)
+    train(model, loss, lambda step: _batches(recipe, documents, begin, step), schedule, checkpoint, quiet=quiet)
     return checkpoint
 
 
-def _tokens(recipe: Recipe, data: Path, tokenizer: Tokenizer) -> Tokens:
-    longest = recipe.windows[-1][1]
-    tokens = pack_sources(
-        recipe.mix, data, tokenizer, response_only=recipe.response_only, longest=longest, seed=recipe.seed
-    )
-    if not recipe.recall_tokens:
-        return tokens
-    begin, end = control_id(tokenizer, BEGIN), control_id(tokenizer, END)
-    recalled = join(
-        recall_documents(tokens, recipe.recall_tokens, begin, end, control=len(CONTROL_TOKENS), seed=recipe.seed)
-    )
-    # spread: a recall stretch after each of 400 stretches of the mix
-    texts = zip(np.array_split(tokens.ids, 400), np.array_split(recalled.ids, 400), strict=True)
-    learns = zip(np.array_split(tokens.learn, 400), np.array_split(recalled.learn, 400), strict=True)
-    return Tokens(
-        np.concatenate([part for pair in texts for part in pair]),
-        np.concatenate([part for pair in learns for part in pair]),
-    )
+def _documents(recipe: Recipe, data: Path, tokenizer: Tokenizer) -> Documents:
+    documents = encode_sources(recipe.mix, data, tokenizer, response_only=recipe.response_only, seed=recipe.seed)
+    whole: list[Document] = []
+    if recipe.recall_tokens:
+        begin, end = control_id(tokenizer, BEGIN), control_id(tokenizer, END)
+        texts = join(documents)
+        whole += recall_documents(
+            texts, recipe.recall_tokens, begin, end, control=len(CONTROL_TOKENS), seed=recipe.seed
+        )
+    if recipe.needle_tokens:
+        encoder = Encoder(tokenizer, response_only=recipe.response_only)
+        whole += needle_documents(_hay(recipe, data), recipe.needle_tokens, encoder, seed=recipe.seed)
+    return join(documents, whole)
 
 
-def _batches(recipe: Recipe, tokens: Tokens, step: int) -> Iterator[Batch]:
+def _hay(recipe: Recipe, data: Path) -> list[tuple[str, str]]:
+    """Return (language, text) of the mix to hide needles in."""
+    hay = []
+    for name in (name for source in recipe.hay or recipe.mix for name in source.files):
+        for record in itertools.islice(read_records(data / name), 2000):
+            text = record.text or "\n".join(message["content"] for message in record.messages)
+            if record.language != "code" and len(text) > 400:
+                hay.append((record.language, text[:12000]))
+    return hay
+
+
+def _batches(recipe: Recipe, documents: Documents, begin: int, step: int) -> Iterator[Batch]:
     phases = [*recipe.phases(), (recipe.steps, 0)]
     for (first, length), (last, _) in itertools.pairwise(phases):
         if step < last:
             begun = max(step, first)
             stream = windows(
-                tokens, length, recipe.batch_tokens // length, seed=recipe.seed + length, start=begun - first
+                documents,
+                length,
+                recipe.batch_tokens // length,
+                begin=begin,
+                seed=recipe.seed + length,
+                start=begun - first,
             )
             for _, batch in zip(range(last - begun), stream, strict=False):
                 yield batch
