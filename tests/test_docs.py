@@ -149,10 +149,10 @@ def resolve(words):
         _, rest, _ = command.make_parser(click.Context(command)).parse_args(list(words))
         if not rest:
             break
-        words, name = rest, f"{name} {rest[0]}"
-        command = command.get_command(click.Context(command), words[0])
-        words = words[1:]
-        assert command is not None, f"no command {name!r}"
+        _, found, words = command.resolve_command(click.Context(command, info_name=name), rest)
+        name = f"{name} {rest[0]}"
+        assert found is not None, f"no command {name!r}"
+        command = found
     return command, click.Context(command, info_name=name), words
 
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from modularbase_core.errors import DataError
 from modularbase_core.train.corpus import first_message, read_json_lines
-from modularbase_core.train.recipe import Source
 from modularbase_core.train.phrases import read_phrases
+from modularbase_core.train.recipe import Source
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,29 +1,45 @@
-"""Run a recipe: load what it stands on, walk the loop, leave a checkpoint that the next stage and `ship` read."""
+"""Run a recipe by its stage: what it stands on is found, and a checkpoint left that the next stage and `ship` read."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
+import importlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Final, Protocol
 
 import torch
-from tokenizers import Tokenizer
 
 from modularbase_core.packs.catalog import discover
-from modularbase_core.text.template import BEGIN, CONTROL_TOKENS, END
-from modularbase_core.train.checkpoints import build_model, steps_done
-from modularbase_core.train.corpus import read_records
+from modularbase_core.train.checkpoints import steps_done
 from modularbase_core.train.installed import Installed, checkpoint_of, complete
-from modularbase_core.train.language import Loss
-from modularbase_core.train.loop import Batch, Schedule, train
-from modularbase_core.train.packing import Document, Documents, Encoder, control_id, encode_sources, join, windows
-from modularbase_core.train.recall import needle_documents, recall_documents
 from modularbase_core.train.recipe import Recipe, read_recipe
-from modularbase_core.train.router import train_router
+
+
+class Stage(Protocol):
+    """Trains what a recipe of its stage describes and keeps it in `checkpoint`, from which it also goes on."""
+
+    def __call__(
+        self, recipe: Recipe, *, data: Path, runs: Path, checkpoint: Path, quiet: bool, installed: Installed
+    ) -> None:
+        """Train to the last step."""
+
+
+STAGE_FUNCTIONS: Final[Mapping[str, str]] = {
+    "base": "learn:train_language",
+    "router": "router:train_router",
+    "chat": "learn:train_language",
+    "pack": "learn:train_language",
+    "align": "align:run_align",
+    "grow": "grow:run_grow",
+    "distill": "distill:run_distill",
+}
+"""Module and function of each stage, imported when it runs."""
 
 
 def run_recipe(
-    path: Path,
+    recipe: Recipe | Path,
     *,
     data: Path,
     runs: Path,
@@ -34,71 +50,32 @@ def run_recipe(
     """Train one recipe and return its checkpoint; an interrupted run resumes from there.
 
     data: the folder the recipe's files are relative to. runs: where each stage keeps `NAME/checkpoint.pt`.
-    installed: lists the packs that it may stand on.
+    compiled: False leaves torch.compile out, whatever the recipe says. installed: lists the packs that it may stand on.
     """
-    recipe = read_recipe(path)
+    if isinstance(recipe, Path):
+        recipe = read_recipe(recipe)
     checkpoint = checkpoint_of(runs, recipe.name)
     if steps_done(checkpoint) >= recipe.steps:
         return checkpoint
-    recipe = complete(recipe, runs, installed)
-    if recipe.stage == "router":
-        train_router(recipe, data=data, runs=runs, checkpoint=checkpoint, quiet=quiet, installed=installed)
-        return checkpoint
-    torch.manual_seed(recipe.seed)
-    tokenizer = Tokenizer.from_file(str(recipe.folder / recipe.tokenizer))
-    begin = control_id(tokenizer, BEGIN)
-    model = build_model(recipe, runs, begin, installed)
-    documents = _documents(recipe, data, tokenizer)
-    schedule = Schedule(
-        steps=recipe.steps,
-        matrix_rate=recipe.matrix_rate,
-        other_rate=recipe.other_rate,
-        warmup_steps=recipe.warmup_steps,
-        decay_share=recipe.decay_share,
-    )
-    loss = Loss(model, compiled=compiled)
-    train(model, loss, lambda step: _batches(recipe, documents, begin, step), schedule, checkpoint, quiet=quiet)
+    recipe = complete(replace(recipe, compile=recipe.compile and compiled), runs, installed)
+    with _threads(recipe.threads):
+        stage_of(recipe)(recipe, data=data, runs=runs, checkpoint=checkpoint, quiet=quiet, installed=installed)
     return checkpoint
 
 
-def _documents(recipe: Recipe, data: Path, tokenizer: Tokenizer) -> Documents:
-    documents = encode_sources(recipe.mix, data, tokenizer, response_only=recipe.response_only, seed=recipe.seed)
-    whole: list[Document] = []
-    if recipe.recall_tokens:
-        begin, end = control_id(tokenizer, BEGIN), control_id(tokenizer, END)
-        texts = join(documents)
-        whole += recall_documents(
-            texts, recipe.recall_tokens, begin, end, control=len(CONTROL_TOKENS), seed=recipe.seed
-        )
-    if recipe.needle_tokens:
-        encoder = Encoder(tokenizer, response_only=recipe.response_only)
-        whole += needle_documents(_hay(recipe, data), recipe.needle_tokens, encoder, seed=recipe.seed)
-    return join(documents, whole)
+def stage_of(recipe: Recipe) -> Stage:
+    """Import what trains the recipe's stage."""
+    module, function = STAGE_FUNCTIONS[recipe.stage].split(":")
+    stage: Stage = getattr(importlib.import_module(f"modularbase_core.train.{module}"), function)
+    return stage
 
 
-def _hay(recipe: Recipe, data: Path) -> list[tuple[str, str]]:
-    """Return (language, text) of the mix to hide needles in."""
-    hay = []
-    for name in (name for source in recipe.hay or recipe.mix for name in source.files):
-        for record in itertools.islice(read_records(data / name), 2000):
-            text = record.text or "\n".join(message["content"] for message in record.messages)
-            if record.language != "code" and len(text) > 400:
-                hay.append((record.language, text[:12000]))
-    return hay
-
-
-def _batches(recipe: Recipe, documents: Documents, begin: int, step: int) -> Iterator[Batch]:
-    phases = [*recipe.phases(), (recipe.steps, 0)]
-    for (first, length), (last, _) in itertools.pairwise(phases):
-        if step < last:
-            begun = max(step, first)
-            stream = windows(
-                documents,
-                length,
-                recipe.batch_tokens // length,
-                begin=begin,
-                seed=recipe.seed + length,
-                start=begun - first,
-            )
-            for _, batch in zip(range(last - begun), stream, strict=False):
-                yield batch
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Run with so many threads, 0 for torch's own choice; the bits of a run depend on them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

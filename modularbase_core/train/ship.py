@@ -49,21 +49,22 @@ LONGEST_EXAMPLE = 300
 SHIPPED_OTHERS = 512
 
 
-def ship_recipe(path: Path, *, data: Path, runs: Path, quiet: bool = False, installed: Installed = discover) -> Path:
+def ship_recipe(
+    recipe: Recipe | Path, *, data: Path, runs: Path, quiet: bool = False, installed: Installed = discover
+) -> Path:
     """Write the pack directory that the recipe's `ship` names, from the run that it made; return the directory.
 
     installed: lists the packs that it may stand on.
     """
-    recipe = read_recipe(path)
+    if isinstance(recipe, Path):
+        recipe = read_recipe(recipe)
     if not recipe.ship:
         raise ConfigError(f"recipe {recipe.name!r} does not say where to `ship`; name the pack's directory")
     directory = (recipe.folder / recipe.ship).resolve()
     recipe = complete(recipe, runs, installed)
-    prefix, architecture = {
-        "base": ("base.", recipe.architecture),
-        "pack": ("pack.", recipe.pack),
-        "router": ("", recipe.router),
-    }[recipe.stage]
+    prefix, architecture = {"base": ("base.", recipe.architecture), "router": ("", recipe.router)}.get(
+        recipe.stage, ("pack.", recipe.pack)
+    )
     assert architecture is not None
     described = _described(recipe, directory, architecture)
     weights = _finished(recipe, checkpoint_of(runs, recipe.name), prefix, architecture)

@@ -25,7 +25,15 @@ CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """What keys of few values may be; of a list, each of its items."""
 
-POSITIVE: Final = ("batch_tokens", "warmup_steps", "decay_share", "matrix_rate", "other_rate", "clip_norm", "accumulate")
+POSITIVE: Final = (
+    "batch_tokens",
+    "warmup_steps",
+    "decay_share",
+    "matrix_rate",
+    "other_rate",
+    "clip_norm",
+    "accumulate",
+)
 NOT_NEGATIVE: Final = ("recall_tokens", "needle_tokens", "weight_decay", "balance", "threads")
 
 

@@ -42,12 +42,13 @@ def read_recipe(path: Path, overrides: Mapping[str, Any] = _NOTHING) -> Recipe: 
 
 
 def _sources(value: list[Any], where: str) -> tuple[Source, ...]:
-    for item in value:
-        _check(Source, item, where)
-    return tuple(
-        Source(**{key: tuple(given) if isinstance(given, list) else given for key, given in item.items()})
-        for item in value
-    )
+    return tuple(_source(item, where) for item in value)
+
+
+def _source(value: Mapping[str, Any], where: str) -> Source:
+    _check(Source, value, where)
+    given: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in value.items()}
+    return Source(**given)
 
 
 def _check(kind: type[Any], value: Mapping[str, Any], where: str) -> None:  # Any: what TOML gives

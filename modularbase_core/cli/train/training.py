@@ -1,0 +1,74 @@
+"""What every training command does with its recipes: read them, run them, ship what they made, and report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from modularbase_core.cli.report import print_json
+from modularbase_core.cli.settings import installed, read_settings
+from modularbase_core.cli.train.flags import overrides
+from modularbase_core.errors import ConfigError, ModularBaseError
+from modularbase_core.train.recipe import Recipe, read_recipe
+
+if TYPE_CHECKING:
+    from modularbase_core.packs.catalog import Catalog
+
+
+# Any: whatever the options hold
+def train_recipes(paths: Sequence[Path], stage: str | None, options: Mapping[str, Any]) -> None:
+    """Train recipes one after the other and tell what came out.
+
+    stage: the one that they must be of; None lets each be of its own. options: what `flags.stage_options` gave.
+    Raises ConfigError for a recipe of another stage, before anything is trained.
+    """
+    recipes = [read_stage(path, stage, options) for path in paths]
+    if len(recipes) > 1 and options["key_name"]:
+        raise ConfigError("--name names one run, but there are several recipes; leave it out")
+    with torch_needed():
+        from modularbase_core.train.run import run_recipe
+        from modularbase_core.train.ship import ship_recipe
+    packs = installed_packs(options)
+    quiet: bool = options["quiet"] or options["as_json"]
+    report = []
+    for path, recipe in zip(paths, recipes, strict=True):
+        places = {"data": options["data"], "runs": options["runs"], "quiet": quiet, "installed": packs}
+        checkpoint = run_recipe(recipe, **places)
+        shipped = ship_recipe(recipe, **places) if options["ship"] else None
+        report.append(
+            {"recipe": str(path), "checkpoint": str(checkpoint), "pack": None if shipped is None else str(shipped)}
+        )
+    if options["as_json"]:
+        print_json(report)
+        return
+    for line in report:
+        click.echo(f"{line['recipe']}: {line['pack'] or line['checkpoint']}")
+
+
+def read_stage(path: Path, stage: str | None, options: Mapping[str, Any]) -> Recipe:
+    """Read a recipe with the flags' keys; raises ConfigError when it is of another stage than `stage`."""
+    recipe = read_recipe(path, overrides(options))
+    if stage is not None and recipe.stage != stage:
+        raise ConfigError(f"{path} is of stage {recipe.stage!r}; run `modularbase train {recipe.stage} {path}`")
+    return recipe
+
+
+def installed_packs(options: Mapping[str, Any]) -> Callable[[], Catalog]:
+    """Return what lists the installed packs, when a recipe first needs one."""
+    return cache(lambda: installed(read_settings(options["config_file"], options["cache_dir"]))[0])
+
+
+@contextmanager
+def torch_needed() -> Iterator[None]:
+    """Turn the lack of torch into one sentence."""
+    try:
+        yield
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "torch":
+            raise
+        raise ModularBaseError(f"training needs torch ({error}); run `pip install torch`") from error

@@ -1,0 +1,59 @@
+"""The stages of a language model: what it stands on, what it learns from, and the walk through the loop.
+
+Base with its trunk, general chat and packs are `train_language`; other stages bring a model or a loss of their own
+to `learn`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from modularbase_core.text.template import BEGIN
+from modularbase_core.train.checkpoints import build_model
+from modularbase_core.train.installed import Installed
+from modularbase_core.train.language import Loss
+from modularbase_core.train.loop import Schedule, train
+from modularbase_core.train.material import batches_of, documents_of
+from modularbase_core.train.packing import Documents, control_id
+from modularbase_core.train.recipe import Recipe
+
+
+def train_language(
+    recipe: Recipe, *, data: Path, runs: Path, checkpoint: Path, quiet: bool, installed: Installed
+) -> None:
+    """Train a base, general chat or a pack; an interrupted run goes on from `checkpoint`."""
+    torch.manual_seed(recipe.seed)
+    tokenizer = Tokenizer.from_file(str(recipe.folder / recipe.tokenizer))
+    begin = control_id(tokenizer, BEGIN)
+    model = build_model(recipe, runs, begin, installed)
+    documents = documents_of(recipe, data, tokenizer)
+    learn(recipe, model, Loss(model, compiled=recipe.compile), documents, begin, checkpoint, quiet=quiet)
+
+
+def learn(
+    recipe: Recipe,
+    network: nn.Module,
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    documents: Documents,
+    begin: int,
+    checkpoint: Path,
+    *,
+    quiet: bool,
+) -> None:
+    """Walk the loop as the recipe says; `network` ends trained, and is kept in `checkpoint`.
+
+    loss_of(ids [W, N+1], learn [W, N+1]) is a scalar; begin: id of the token that each document starts with.
+    """
+    schedule = Schedule(
+        steps=recipe.steps,
+        matrix_rate=recipe.matrix_rate,
+        other_rate=recipe.other_rate,
+        warmup_steps=recipe.warmup_steps,
+        decay_share=recipe.decay_share,
+    )
+    train(network, loss_of, lambda step: batches_of(recipe, documents, begin, step), schedule, checkpoint, quiet=quiet)
