@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modularbase_core.device.weights import Background, Routing, read_background, read_routing, write_weights
-from modularbase_core.errors import BudgetError, ManifestError, WeightsError
+from modularbase_core.errors import BudgetError, InputError, ManifestError, WeightsError
 from modularbase_core.packs.catalog import InstalledPack
 from modularbase_core.packs.keys import routing_keys
 from modularbase_core.packs.resolve import Lineup
@@ -66,8 +66,10 @@ def made_with(lineup: Lineup) -> str:
 def routing_of(prompts: list[str], lineup: Lineup, queries: Queries) -> dict[str, Floats]:
     """Make a pack's routing keys from messages that it should answer, against the router's background.
 
-    Raises WeightsError when the router brings no background.
+    Raises InputError for no message, and WeightsError when the router brings no background.
     """
+    if not prompts:
+        raise InputError("no message was given to make routing keys from; give at least one")
     background = background_of(lineup)
     if not len(background.others):
         raise WeightsError(f"router {lineup.router.id!r} brings no background, so no keys can be made; upgrade it")

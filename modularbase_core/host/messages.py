@@ -56,6 +56,6 @@ class Messages:
     def routing_of(self, prompts: Sequence_[str]) -> dict[str, NDArray[np.float32]]:
         """Make routing keys from messages that a pack should answer: what its routing.safetensors holds.
 
-        Raises WeightsError when the installed router cannot calibrate them.
+        Raises InputError for no message, and WeightsError when the installed router cannot calibrate keys.
         """
         return routing_of(list(prompts), self.lineup, self._routes.queries)

@@ -65,7 +65,9 @@ def routing_keys(own: Floats, others: Floats, background: Floats, *, keys: int =
 
 
 def background_centres(queries: Floats) -> Floats:
-    """Return the centres [n, key_size] of messages that belong to no pack."""
+    """Return the centres [n, key_size] of messages that belong to no pack, of queries [m, key_size]; none of none."""
+    if not len(queries):
+        return np.empty((0, queries.shape[1]), np.float32)
     return _centres(queries, min(BACKGROUND, len(queries)))[0]
 
 

@@ -148,6 +148,11 @@ def test_keys_made_of_examples_claim_what_is_like_them(messages, config, tiny_pa
     assert [{name: one[name] for name in ("general_chat", "python_code")} for one in got] == messages.scores(examples)
 
 
+def test_keys_need_a_message_to_be_made_from(messages):
+    with pytest.raises(InputError, match="no message was given"):
+        messages.routing_of([])
+
+
 def test_a_pack_whose_keys_cannot_be_read_is_refused(config, tiny_packs, tmp_path):
     broken = write_pack(tmp_path / "broken", manifest("broken", "domain", PACK), seed=5)
     (broken / ROUTING_FILE).write_bytes(b"short")

@@ -155,6 +155,12 @@ def test_what_nothing_or_everything_tells_apart_keeps_a_scale_within_bounds(sign
         assert scored(-CENTRE, made, np.empty((0, SIZE), np.float32))[0] < 0.1
 
 
+def test_a_background_of_no_message_is_empty():
+    empty = background_centres(np.empty((0, SIZE), np.float32))
+    assert empty.shape == (0, SIZE)
+    assert nearness(CENTRE, empty).tolist() == [0.0]
+
+
 @pytest.mark.parametrize(("messages", "centres"), [(1, 1), (10, 10), (BACKGROUND, BACKGROUND), (300, BACKGROUND)])
 def test_a_background_has_at_most_so_many_centres(messages, centres):
     got = background_centres(directions(messages, 5))
