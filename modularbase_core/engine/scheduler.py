@@ -21,7 +21,6 @@ from modularbase_core.packs.prefetch import Prefetcher
 from modularbase_core.packs.slots import Slots
 from modularbase_core.sdk.events import TurnFinished
 from modularbase_core.text.stream import TextStream
-from modularbase_core.text.template import END
 from modularbase_core.text.tokenizer import Tokenizer
 from modularbase_core.turn.decode import Decoding
 from modularbase_core.turn.experts import PlacedPack
@@ -53,7 +52,7 @@ class Engine:
         self.understanding, self.routes, self.slots, self.decoding = understanding, routes, slots, decoding
         self._tokenizer, self._fallback, self._hooks = tokenizer, fallback, hooks
         self._max_running, self.max_tokens = max_running, max_tokens
-        self._end = tokenizer.control(END)
+        self._stops = tokenizer.controls.stops
         self._waiting: deque[Running] = deque()
         self._running: list[Running] = []
 
@@ -250,7 +249,7 @@ class Engine:
         sampled = one.sampler.sample(logits)
         sampling = one.request.sampling
         one.generated += 1
-        if sampled.token_id == self._end or sampled.token_id in sampling.stop_token_ids:
+        if sampled.token_id in self._stops or sampled.token_id in sampling.stop_token_ids:
             self._finish(one, "stop")
             return
         text = one.stream.feed(self._tokenizer.token_bytes(sampled.token_id))

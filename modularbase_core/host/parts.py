@@ -36,7 +36,8 @@ from modularbase_core.sdk.architecture import (
     architecture_key,
 )
 from modularbase_core.sdk.events import PackEvicted, PackLoaded
-from modularbase_core.text.template import Message, render
+from modularbase_core.sdk.template import read_template
+from modularbase_core.text.template import OURS, Message, render
 from modularbase_core.text.tokenizer import Tokenizer
 from modularbase_core.turn.decode import Decoding
 from modularbase_core.turn.experts import PlacedPack
@@ -73,7 +74,9 @@ class Parts:
         architecture = self.lineup.base.manifest.network
         assert isinstance(architecture, BaseArchitecture)
         self.base = architecture
-        self.tokenizer = Tokenizer.load(self.lineup.base.pack.tokenizer)
+        pack = self.lineup.base.pack
+        template = read_template(pack.template) if pack.template.exists() else OURS
+        self.tokenizer = Tokenizer.load(pack.tokenizer, template)
         if self.tokenizer.vocabulary_size > self.base.vocabulary_size:
             raise WeightsError(
                 f"the tokenizer of {self.lineup.base.id!r} has {self.tokenizer.vocabulary_size} tokens but its "

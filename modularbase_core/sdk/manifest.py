@@ -31,8 +31,9 @@ MANIFEST_FILE: Final = "manifest.json"
 WEIGHTS_FILE: Final = "model.safetensors"
 ROUTING_FILE: Final = "routing.safetensors"
 TOKENIZER_FILE: Final = "tokenizer/tokenizer.json"
+TEMPLATE_FILE: Final = "tokenizer/template.json"
 EXAMPLES_FILE: Final = "examples.json"
-DATA_FILES: Final = (WEIGHTS_FILE, ROUTING_FILE, TOKENIZER_FILE, EXAMPLES_FILE)
+DATA_FILES: Final = (WEIGHTS_FILE, ROUTING_FILE, TOKENIZER_FILE, TEMPLATE_FILE, EXAMPLES_FILE)
 
 SCHEMA: Final = 1
 KIND_OF_TYPE: Final = {"base": "base", "router": "router", "system": "pack", "domain": "pack"}

@@ -10,6 +10,7 @@ from modularbase_core.sdk.manifest import (
     EXAMPLES_FILE,
     MANIFEST_FILE,
     ROUTING_FILE,
+    TEMPLATE_FILE,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
     Manifest,
@@ -60,6 +61,11 @@ class Pack:
     def tokenizer(self) -> Path:
         """Where a base's tokenizer lies."""
         return self.path(TOKENIZER_FILE)
+
+    @property
+    def template(self) -> Path:
+        """Where a base's chat template lies, if it brings one."""
+        return self.path(TEMPLATE_FILE)
 
     @property
     def examples(self) -> Path:

@@ -16,6 +16,7 @@ from modularbase_core.sdk.jsonfile import read_json
 from modularbase_core.sdk.manifest import DATA_FILES, MANIFEST_FILE, ROUTING_FILE, WEIGHTS_FILE, Manifest
 from modularbase_core.sdk.pack import Pack
 from modularbase_core.sdk.parameters import Shape, background_shapes, parameter_shapes, routing_shapes
+from modularbase_core.sdk.template import check_template
 from modularbase_core.sdk.tensorfile import check_shapes, read_header
 from modularbase_core.sdk.values import check_finite, read_rows
 
@@ -51,7 +52,9 @@ def check_pack(directory: Path, *, store: Path | None = None, key_size: int | No
     elif pack.routing.exists():
         _check_routing(pack.routing, routing_shapes(key_size))
     if isinstance(network, BaseArchitecture):
-        _check_tokenizer(pack.tokenizer, network.vocabulary_size)
+        control = _check_tokenizer(pack.tokenizer, network.vocabulary_size)
+        if pack.template.exists():
+            check_template(pack.template, control)
     if pack.examples.exists():
         read_examples(pack.examples)
     return manifest
@@ -125,7 +128,8 @@ def _check_routing(path: Path, expected: dict[str, tuple[int | None, ...]]) -> N
                 )
 
 
-def _check_tokenizer(path: Path, vocabulary_size: int) -> None:
+def _check_tokenizer(path: Path, vocabulary_size: int) -> set[str]:
+    """Check the token ids; return the control tokens."""
     if not path.is_file():
         raise ManifestError(f"{path} is missing; a base brings its tokenizer")
     value = read_json(path, _TOKENIZER_LIMIT_BYTES, ManifestError)
@@ -137,6 +141,8 @@ def _check_tokenizer(path: Path, vocabulary_size: int) -> None:
             f"{path} has token ids up to {max(ids)}, but the network's vocabulary_size is {vocabulary_size}; "
             "use the tokenizer that it was trained with"
         )
+    special = (token.get("content") for token in value.get("added_tokens", []) if token.get("special") is True)
+    return {name for name in special if isinstance(name, str)}
 
 
 def _token_ids(value: Any) -> list[Any]:  # Any: whatever JSON held

@@ -1,7 +1,8 @@
 """The chat template: how messages become token ids.
 
-Control tokens are inserted by id, never parsed out of text, so what a user types cannot forge a turn.
-`<|begin|>`, then for each message `<|role|>` content `<|end|>`; an answer begins after `<|assistant|>`.
+Control tokens are inserted by id, never parsed out of what people type, so that no user can forge a turn. Unless a
+base brings a template of its own: `<|begin|>`, then for each message `<|role|>` content `<|end|>`; an answer begins
+after `<|assistant|>`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from modularbase_core.errors import InputError, nearest
+from modularbase_core.sdk.template import Around, ChatTemplate
 
 if TYPE_CHECKING:
     from modularbase_core.text.tokenizer import Tokenizer
@@ -19,6 +21,14 @@ BEGIN: Final = "<|begin|>"
 END: Final = "<|end|>"
 ROLES: Final = {"system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>"}
 CONTROL_TOKENS: Final = (BEGIN, END, *ROLES.values())
+OURS: Final = ChatTemplate(
+    begin=BEGIN,
+    system="",
+    roles={role: Around(token, END) for role, token in ROLES.items()},
+    document=Around(BEGIN, END),
+    stops=(END,),
+)
+"""The template of a base that brings none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,37 +66,39 @@ def render(messages: Sequence[Message], tokenizer: Tokenizer, *, generate: bool)
     a user first and, to generate, a user last.
     """
     _check_order(messages, generate=generate)
-    token_ids, question = [tokenizer.control(BEGIN)], (0, 0)
+    controls = tokenizer.controls
+    token_ids, question = [*controls.begin, *(() if messages[0].role == "system" else controls.system)], (0, 0)
     for message in messages:
         start, end = _append(token_ids, message, tokenizer)
         if message.role == "user":
             question = (start, end)
     if generate:
-        token_ids.append(tokenizer.control(ROLES["assistant"]))
+        token_ids.extend(controls.opening["assistant"])
     return Rendered(token_ids, question)
 
 
 def render_turn(message: Message, tokenizer: Tokenizer, *, answer_open: bool) -> Rendered:
     """Turn the next user message of a running conversation into the ids that follow what is in the cache.
 
-    answer_open: the cache ends inside an answer, so its `<|end|>` comes first. That is so after every answer:
+    answer_open: the cache ends inside an answer, so what closes it comes first. That is so after every answer:
     the last token sampled is not in the cache yet, and one that was cut short never had an end. The same ids
     as `render` of the whole, less those already there.
     """
     if message.role != "user":
         raise InputError(f"the next message is from the {message.role}; a turn begins with a user message")
-    token_ids = [tokenizer.control(END)] if answer_open else []
+    controls = tokenizer.controls
+    token_ids = [*controls.closing["assistant"]] if answer_open else []
     question = _append(token_ids, message, tokenizer)
-    token_ids.append(tokenizer.control(ROLES["assistant"]))
+    token_ids.extend(controls.opening["assistant"])
     return Rendered(token_ids, question)
 
 
 def _append(token_ids: list[int], message: Message, tokenizer: Tokenizer) -> tuple[int, int]:
-    token_ids.append(tokenizer.control(ROLES[message.role]))
+    token_ids.extend(tokenizer.controls.opening[message.role])
     start = len(token_ids)
     token_ids.extend(tokenizer.encode(message.content))
     end = len(token_ids)
-    token_ids.append(tokenizer.control(END))
+    token_ids.extend(tokenizer.controls.closing[message.role])
     return start, end
 
 

@@ -1,6 +1,6 @@
 """The base's byte-level BPE: text to token ids, and ids to the bytes they stand for.
 
-What a user types never becomes a control token: those enter by id, through `control` (see `template`).
+What a user types never becomes a control token: those enter by id, through `controls` (see `template`).
 Cutting the bytes of a running answer into text is left to `stream`.
 """
 
@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from modularbase_core.errors import InputError, TokenizerError
-from modularbase_core.text.template import CONTROL_TOKENS
+from modularbase_core.sdk.template import ChatTemplate
+from modularbase_core.text.controls import Controls, controls_of
+from modularbase_core.text.template import OURS
 
 if TYPE_CHECKING:
     import tokenizers
@@ -20,16 +22,17 @@ if TYPE_CHECKING:
 class Tokenizer:
     """A loaded `tokenizer.json`; make one with `load`."""
 
-    def __init__(self, library: tokenizers.Tokenizer, token_bytes: list[bytes], control: dict[str, int]) -> None:
+    def __init__(self, library: tokenizers.Tokenizer, token_bytes: list[bytes], controls: Controls) -> None:
         self._library = library
         self._token_bytes = token_bytes
-        self._control = control
+        self.controls = controls
+        """The ids that the chat template puts around messages."""
 
     @classmethod
-    def load(cls, path: Path) -> Tokenizer:
+    def load(cls, path: Path, template: ChatTemplate = OURS) -> Tokenizer:
         """Read a `tokenizer.json` of the `tokenizers` library.
 
-        Raises TokenizerError if it is missing, unreadable, not byte-level or without the control tokens.
+        Raises TokenizerError if it is missing, unreadable, not byte-level or without the template's control tokens.
         """
         import tokenizers  # not above: listing packs and `--help` do without it
 
@@ -47,7 +50,7 @@ class Tokenizer:
         library.encode_special_tokens = True  # a control token in a text is split like any other text
         library.no_truncation()
         library.no_padding()
-        return cls(library, _bytes_of_tokens(library, path), _control_ids(library, path))
+        return cls(library, _bytes_of_tokens(library, path), controls_of(library, template, str(path)))
 
     @property
     def vocabulary_size(self) -> int:
@@ -70,27 +73,21 @@ class Tokenizer:
         return ids
 
     def token_bytes(self, token_id: int) -> bytes:
-        """Return the bytes that a token stands for, perhaps part of a character; none for a control token."""
+        """Return the bytes that a token stands for, perhaps part of a character; none for a control token.
+
+        None either for an id past the vocabulary: a network may have spare rows in its embedding.
+        """
         assert token_id >= 0, f"token id {token_id}"
-        return self._token_bytes[token_id]
+        return self._token_bytes[token_id] if token_id < len(self._token_bytes) else b""
 
     def decode(self, token_ids: Iterable[int]) -> str:
         """Return the text of ids, control tokens left out and broken UTF-8 replaced by U+FFFD."""
         return b"".join(map(self.token_bytes, token_ids)).decode("utf-8", errors="replace")
 
     def control(self, name: str) -> int:
-        """Return the id of one of `template.CONTROL_TOKENS`."""
-        return self._control[name]
-
-
-def _control_ids(library: tokenizers.Tokenizer, path: Path) -> dict[str, int]:
-    special = {token.content: i for i, token in library.get_added_tokens_decoder().items() if token.special}
-    lacking = [name for name in CONTROL_TOKENS if name not in special]
-    if lacking:
-        raise TokenizerError(
-            f"the tokenizer {path} lacks the control tokens {', '.join(lacking)}; use the one that the base ships"
-        )
-    return {name: special[name] for name in CONTROL_TOKENS}
+        """Return the id of a control token by its name."""
+        number: int = self._library.token_to_id(name)
+        return number
 
 
 def _bytes_of_tokens(library: tokenizers.Tokenizer, path: Path) -> list[bytes]:
