@@ -4,6 +4,7 @@ ModularBaseError
 ├── ConfigError           a setting or flag that is unknown or out of range
 ├── InputError            what the user gave to a turn: empty, not UTF-8, too long
 ├── DataError             training or evaluation data that cannot be read
+├── TrainingError         a training run that cannot go on
 ├── ArchitectureError     a network description that makes no sense
 ├── ManifestError         a manifest that is missing, unreadable or wrong
 ├── TokenizerError        a tokenizer file that is missing, unreadable or of another kind
@@ -38,6 +39,10 @@ class InputError(ModularBaseError):
 
 class DataError(ModularBaseError):
     """Training or evaluation data cannot be read."""
+
+
+class TrainingError(ModularBaseError):
+    """A training run cannot go on: its loss is no number, or its checkpoint cannot be written."""
 
 
 class ArchitectureError(ModularBaseError):

@@ -15,6 +15,7 @@ from modularbase_core.sdk.architecture import Architecture, BaseArchitecture, Pa
 from modularbase_core.train.installed import Installed, checkpoint_of, find_pack, weights_of
 from modularbase_core.train.language import Whole
 from modularbase_core.train.recipe import Recipe
+from modularbase_core.train.saving import read_checkpoint
 
 
 def build_model(recipe: Recipe, runs: Path, begin: int, installed: Installed = discover) -> Whole:
@@ -54,7 +55,7 @@ def part_of(checkpoint: Path, prefix: str) -> dict[str, torch.Tensor]:
     """Return the weights under `prefix` in a checkpoint."""
     if not checkpoint.exists():
         raise DataError(f"{checkpoint} does not exist; run that stage first, with its own recipe")
-    state: dict[str, torch.Tensor] = torch.load(checkpoint, weights_only=True)["network"]
+    state: dict[str, torch.Tensor] = read_checkpoint(checkpoint, mapped=True)["network"]
     return {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
 
 
@@ -82,4 +83,4 @@ def _load(
 
 def steps_done(checkpoint: Path) -> int:
     """Return how many steps a checkpoint has behind it; 0 when there is none."""
-    return int(torch.load(checkpoint, weights_only=True).get("step", 0)) if checkpoint.exists() else 0
+    return int(read_checkpoint(checkpoint, mapped=True).get("step", 0)) if checkpoint.exists() else 0

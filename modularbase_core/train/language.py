@@ -16,6 +16,7 @@ from torch.nn import functional
 from modularbase_core.graph.networks import Base, Pack
 from modularbase_core.graph.places import Windows
 from modularbase_core.train.packing import document_mask
+from modularbase_core.train.precision import autocast, dtype_of
 
 
 class Whole(nn.Module):
@@ -52,47 +53,50 @@ class _HeadLoss(torch.autograd.Function):
     CHUNK_ROWS = 256
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, features: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
         learns = weight.requires_grad
-        low = weight.to(torch.bfloat16)
-        total = torch.zeros(())
+        low = weight.to(dtype)
+        total = torch.zeros((), device=features.device)
         feature_grad = torch.empty_like(features)
         weight_grad = torch.zeros_like(weight) if learns else None
         for first in range(0, len(features), _HeadLoss.CHUNK_ROWS):
             part = slice(first, first + _HeadLoss.CHUNK_ROWS)
-            x, target = features[part].to(torch.bfloat16), targets[part]
+            x, target = features[part].to(dtype), targets[part]
             logits = functional.linear(x, low).float()
             norm = logits.logsumexp(1, keepdim=True)
             total += (norm[:, 0] - logits.gather(1, target[:, None])[:, 0]).sum()
             grad = logits.sub_(norm).exp_()
-            grad.scatter_add_(1, target[:, None], torch.full((len(target), 1), -1.0))
-            grad = grad.div_(len(features)).to(torch.bfloat16)
+            grad.scatter_add_(1, target[:, None], grad.new_full((len(target), 1), -1.0))
+            grad = grad.to(dtype)  # of a row's own loss: a share of the mean would be too small for float16
             feature_grad[part] = grad @ low
             if weight_grad is not None:
                 weight_grad += grad.T @ x
-        ctx.save_for_backward(feature_grad, weight_grad)
-        return total / max(1, len(features))  # a batch where no row counts teaches nothing
+        count = max(1, len(features))  # a batch where no row counts teaches nothing
+        ctx.save_for_backward(feature_grad.div_(count), None if weight_grad is None else weight_grad.div_(count))
+        return total / count
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         feature_grad, weight_grad = ctx.saved_tensors
-        return feature_grad * grads[0], None if weight_grad is None else weight_grad * grads[0], None
+        return feature_grad * grads[0], None if weight_grad is None else weight_grad * grads[0], None, None
 
 
 class Loss:
-    """Mean next-token cross-entropy over the positions whose loss counts, under bfloat16 autocast."""
+    """Mean next-token cross-entropy over the positions whose loss counts, in `precision` (see `precision.autocast`)."""
 
-    def __init__(self, model: Whole, *, compiled: bool) -> None:
-        self._model = model
+    def __init__(self, model: Whole, *, compiled: bool, precision: str = "bf16") -> None:
+        self._model, self._precision = model, precision
         self._features = torch.compile(model, dynamic=False) if compiled else model
 
     def __call__(self, ids: Tensor, learn: Tensor) -> Tensor:
         """Return the scalar loss of a batch: ids [W, N+1], learn [W, N+1]."""
         inputs, targets, counted = ids[:, :-1], ids[:, 1:].flatten(), learn[:, 1:].flatten()
-        with warnings.catch_warnings(), torch.autocast("cpu", dtype=torch.bfloat16):
+        with warnings.catch_warnings(), autocast(self._precision, ids.device):
             # norms of a bfloat16 stream have float32 weights: meant, torch only misses its fused kernel
             warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
             features = self._features(inputs, document_mask(inputs, self._model.begin))
         weight = self._model.base.head_weight()
-        loss: Tensor = _HeadLoss.apply(features.float()[counted], weight, targets[counted])  # type: ignore[no-untyped-call]
+        loss: Tensor = _HeadLoss.apply(  # type: ignore[no-untyped-call]
+            features.float()[counted], weight, targets[counted], dtype_of(self._precision)
+        )
         return loss

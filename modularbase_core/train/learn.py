@@ -7,6 +7,7 @@ to `learn`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -17,10 +18,12 @@ from modularbase_core.text.template import BEGIN
 from modularbase_core.train.checkpoints import build_model
 from modularbase_core.train.installed import Installed
 from modularbase_core.train.language import Loss
-from modularbase_core.train.loop import Schedule, train
+from modularbase_core.train.loop import Settings, train
 from modularbase_core.train.material import batches_of, documents_of
 from modularbase_core.train.packing import Documents, control_id
 from modularbase_core.train.recipe import Recipe
+from modularbase_core.train.saving import keys_of
+from modularbase_core.train.schedule import Schedule
 
 
 def train_language(
@@ -32,7 +35,8 @@ def train_language(
     begin = control_id(tokenizer, BEGIN)
     model = build_model(recipe, runs, begin, installed)
     documents = documents_of(recipe, data, tokenizer)
-    learn(recipe, model, Loss(model, compiled=recipe.compile), documents, begin, checkpoint, quiet=quiet)
+    loss = Loss(model, compiled=recipe.compile, precision=recipe.precision)
+    learn(recipe, model, loss, documents, begin, checkpoint, quiet=quiet)
 
 
 def learn(
@@ -51,9 +55,21 @@ def learn(
     """
     schedule = Schedule(
         steps=recipe.steps,
+        kind=recipe.schedule,
         matrix_rate=recipe.matrix_rate,
         other_rate=recipe.other_rate,
         warmup_steps=recipe.warmup_steps,
         decay_share=recipe.decay_share,
+        weight_decay=recipe.weight_decay,
+        clip_norm=recipe.clip_norm,
     )
-    train(network, loss_of, lambda step: batches_of(recipe, documents, begin, step), schedule, checkpoint, quiet=quiet)
+    train(
+        network,
+        loss_of,
+        lambda step: batches_of(recipe, documents, begin, step),
+        schedule,
+        checkpoint,
+        settings=Settings(**{item.name: getattr(recipe, item.name) for item in fields(Settings)}),
+        recipe=keys_of(recipe),
+        quiet=quiet,
+    )

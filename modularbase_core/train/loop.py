@@ -1,136 +1,238 @@
-"""The training loop: optimisers, schedule, checkpoints that resume exactly, progress.
+"""The training loop: steps in parts, checkpoints that resume exactly, and an end told in one sentence.
 
 What is learnt and from what is the stages'; this file only walks.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from modularbase_core.errors import ConfigError, TrainingError
+from modularbase_core.graph.blocks import Stack
 from modularbase_core.train.checkpoints import load_weights
+from modularbase_core.train.logs import Progress, open_logs
+from modularbase_core.train.optimisers import Optimisers
+from modularbase_core.train.parallel import LossOf, Ranks, joined, stop_noted
+from modularbase_core.train.precision import scaler_of
+from modularbase_core.train.saving import check_keys, random_state, read_checkpoint, restore_random, write_checkpoint
+from modularbase_core.train.schedule import Schedule
 
 Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Schedule:
-    """How long and how fast: warm up, hold, then decay linearly to a fiftieth (WSD, Hu et al., 2024)."""
+class Settings:
+    """How the loop walks; but for `optimiser` and `precision`, nothing of what is learnt.
 
-    steps: int
-    matrix_rate: float = 0.02
-    other_rate: float = 0.003
-    warmup_steps: int = 100
-    decay_share: float = 0.5
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
+    optimiser: muon or adamw. precision: bf16, fp16 or fp32; the loss itself casts, see `precision.autocast`.
+    accumulate: parts of a step, one after the other. checkpoint_activations: run each block anew on the way back
+    (Chen et al., 2016). parallel, device, offload: see `parallel.joined`. logs: see `logs.open_logs`.
+    """
 
-    def factor(self, step: int) -> float:
-        """Return the share of the peak learning rate at `step`."""
-        decay = self.decay_share * self.steps
-        return min(1.0, (step + 1) / self.warmup_steps, max(0.02, (self.steps - step) / decay))
-
-
-class Optimisers:
-    """Muon (Jordan et al., 2024) on hidden matrices, AdamW on embeddings, adapters, norms and biases."""
-
-    def __init__(self, network: nn.Module, schedule: Schedule) -> None:
-        learning = {name: p for name, p in network.named_parameters() if p.requires_grad}
-        matrices = [p for name, p in learning.items() if p.ndim == 2 and "embedding" not in name]
-        others = [p for name, p in learning.items() if not (p.ndim == 2 and "embedding" not in name)]
-        self._schedule = schedule
-        self._parts: list[tuple[torch.optim.Optimizer, float]] = []
-        if matrices:
-            muon = torch.optim.Muon(matrices, lr=schedule.matrix_rate, weight_decay=schedule.weight_decay)
-            self._parts.append((muon, schedule.matrix_rate))
-        if others:
-            adam = torch.optim.AdamW(others, lr=schedule.other_rate, betas=(0.9, 0.95), weight_decay=0.0)
-            self._parts.append((adam, schedule.other_rate))
-        self._parameters = [*matrices, *others]
-
-    def step(self, number: int) -> None:
-        """Clip, step and clear the gradients."""
-        nn.utils.clip_grad_norm_(self._parameters, self._schedule.clip_norm)
-        for optimiser, rate in self._parts:
-            for group in optimiser.param_groups:
-                group["lr"] = rate * self._schedule.factor(number)
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-
-    def state_dict(self) -> list[dict[str, Any]]:
-        """Return the optimisers' states."""
-        return [optimiser.state_dict() for optimiser, _ in self._parts]
-
-    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """Restore what `state_dict` returned."""
-        for (optimiser, _), state in zip(self._parts, states, strict=True):
-            optimiser.load_state_dict(state)
+    optimiser: str = "muon"
+    precision: str = "bf16"
+    accumulate: int = 1
+    checkpoint_activations: bool = False
+    parallel: str = "ddp"
+    offload: bool = False
+    device: str = "auto"
+    logs: tuple[str, ...] = ("none",)
 
 
 def train(
     network: nn.Module,
-    loss_of: Callable[[Tensor, Tensor], Tensor],
+    loss_of: LossOf,
     batches: Callable[[int], Iterable[Batch]],
     schedule: Schedule,
     checkpoint: Path,
     *,
+    settings: Settings | None = None,
+    recipe: Mapping[str, str] | None = None,
     quiet: bool = False,
     save_seconds: float = 240.0,
 ) -> None:
     """Train `network` in place from its checkpoint, if there is one, to the schedule's end.
 
-    loss_of(ids [W, N+1], learn [W, N+1]) is a scalar; batches(step) yields batches from that step on.
+    loss_of(ids [W, N+1], learn [W, N+1]) is a scalar, the mean over the tokens that count, which are those of
+    learn[:, 1:]; batches(step) yields batches from that step on, the same in every process. recipe: what
+    `saving.keys_of` says of it, kept in the checkpoint.
+
     The checkpoint is written atomically every `save_seconds`, at the end and on Ctrl-C; one that comes inside
     an optimiser step leaves the older checkpoint, so a run that resumes has the bits of one that never stopped.
+    Raises TrainingError, and saves nothing more, for a loss that is no number and for a checkpoint that finds no room;
+    ConfigError for a checkpoint of another recipe.
     """
-    optimisers = Optimisers(network, schedule)
-    step = _resume(network, optimisers, checkpoint)
-    saved = time.monotonic()
-    bar = tqdm(total=schedule.steps, initial=step, unit="step", disable=quiet, mininterval=10.0)
-    mean, whole = 0.0, True
-    try:
-        for ids, learn in _until(batches(step), schedule.steps - step):
-            loss = loss_of(ids, learn)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            whole = False  # until every optimiser has stepped, the weights belong to no step
-            optimisers.step(step)
-            step += 1
-            whole = True
-            mean = loss.item() if mean == 0.0 else 0.98 * mean + 0.02 * loss.item()
-            bar.set_postfix(loss=f"{mean:.3f}", tokens=step * learn.numel(), refresh=False)
-            bar.update()
-            if time.monotonic() - saved > save_seconds:
-                _save(network, optimisers, step, checkpoint)
-                saved = time.monotonic()
-    finally:
-        bar.close()
-        if whole:
-            _save(network, optimisers, step, checkpoint)
+    settings = settings or Settings()
+    with joined(settings.parallel, settings.device, offload=settings.offload) as ranks:
+        _Walk(network, loss_of, schedule, checkpoint, settings, recipe or {}, ranks).run(
+            batches, quiet=quiet, save_seconds=save_seconds
+        )
+
+
+class _Walk:
+    """One run of the loop."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss_of: LossOf,
+        schedule: Schedule,
+        checkpoint: Path,
+        settings: Settings,
+        recipe: Mapping[str, str],
+        ranks: Ranks,
+    ) -> None:
+        self._network, self._schedule, self._path = network, schedule, checkpoint
+        self._settings, self._recipe, self._ranks = settings, dict(recipe), ranks
+        state = read_checkpoint(checkpoint) if checkpoint.exists() else None
+        if state is not None:
+            check_keys(recipe, state, checkpoint)
+            load_weights(network, state["network"], checkpoint)
+        network.to(ranks.device)
+        for stack in network.modules():
+            if isinstance(stack, Stack):
+                stack.recompute = settings.checkpoint_activations
+        self._loss_of = ranks.spread(network, loss_of)
+        self._optimisers = Optimisers(network, schedule, settings.optimiser)
+        self._scaler = scaler_of(settings.precision, ranks.device)
+        self._step = self._saved = 0
+        if state is not None:
+            self._restore(state)
+
+    def run(self, batches: Callable[[int], Iterable[Batch]], *, quiet: bool, save_seconds: float) -> None:
+        """Walk to the end, or to where it is stopped."""
+        ranks, total = self._ranks, self._schedule.steps
+        told = {**asdict(self._schedule), **asdict(self._settings)}
+        logs = open_logs(self._settings.logs, self._path.parent, self._step, told) if ranks.first else []
+        progress = Progress(total, self._step, logs, quiet=quiet or not ranks.first)
+        saved, whole = time.monotonic(), True
+        try:
+            with stop_noted(ranks) as stop:
+                for ids, learn in _until(batches(self._step), total - self._step):
+                    part = self._gradient(ids, learn)
+                    due = ranks.first and time.monotonic() - saved > save_seconds
+                    loss, stopped, saves = ranks.sum(part, stop(), due)
+                    norm = self._clipped(loss)
+                    whole = False  # until every optimiser has stepped, the weights belong to no step
+                    self._update(norm)
+                    whole = True
+                    rate = self._schedule.factor(self._step - 1)
+                    progress.step(self._step, learn[:, 1:].numel(), loss, {"rate": rate, "gradient_norm": norm})
+                    if stopped:
+                        raise _Stopped
+                    if saves:
+                        self._save()
+                        saved = time.monotonic()
+            self._save()
+        except TrainingError:
+            raise
+        except BaseException as error:
+            # of several processes, all came here together only when all were asked to stop
+            if whole and (ranks.count == 1 or isinstance(error, _Stopped)):
+                self._save()
+            raise
+        finally:
+            progress.close()
+
+    def _gradient(self, ids: Tensor, learn: Tensor) -> float:
+        """Add up the gradient of this process's parts of a batch; return their share in its mean loss."""
+        ranks, parts = self._ranks, self._settings.accumulate
+        if len(ids) % (ranks.count * parts):
+            raise ConfigError(
+                f"a batch of {len(ids)} windows cannot be shared evenly by {ranks.count} processes in {parts} parts "
+                "each; raise batch_tokens, or lower accumulate or the number of processes"
+            )
+        counted, total = learn[:, 1:], float(learn[:, 1:].sum())
+        mine = (ranks.share(ids).chunk(parts), ranks.share(learn).chunk(parts), ranks.share(counted).chunk(parts))
+        loss_sum = 0.0
+        for number, (some_ids, some_learn, some) in enumerate(zip(*mine, strict=True)):
+            # a mean of means would let a token count for more where few do
+            weight = float(some.sum()) / total if total else 1 / (parts * ranks.count)
+            with ranks.part(last=number == parts - 1):
+                loss = self._loss_of(some_ids.to(ranks.device), some_learn.to(ranks.device))
+                # the processes' gradients are averaged, so each weighs as much as all
+                self._scaler.scale(loss * (weight * ranks.count)).backward()  # type: ignore[no-untyped-call]  # so torch
+            loss_sum += weight * loss.item()
+        return loss_sum
+
+    def _clipped(self, loss: float) -> float:
+        """Return the norm of the gradient, which is clipped; raises TrainingError when it or the loss is no number."""
+        if not math.isfinite(loss):
+            raise self._lost(f"the loss is {loss}")
+        self._optimisers.unscale(self._scaler)
+        norm = self._optimisers.clip()
+        if not math.isfinite(norm) and not self._scaler.is_enabled():
+            raise self._lost(f"the gradient's norm is {norm}")
+        return norm
+
+    def _update(self, norm: float) -> None:
+        """Make the step, or leave it out where scaled gradients overflowed, and count it."""
+        if math.isfinite(norm):
+            self._optimisers.step(self._step)
+        self._optimisers.clear()
+        self._scaler.update()
+        if self._scaler.is_enabled() and self._scaler.get_scale() < 1:
+            raise self._lost(
+                "gradients overflow fp16 however little they are scaled (precision bf16 or fp32 holds them)"
+            )
+        self._step += 1
+
+    def _lost(self, what: str) -> TrainingError:
+        last = f"step {self._saved} is kept" if self._saved else "nothing was saved so far"
+        return TrainingError(
+            f"step {self._step + 1} of {self._schedule.steps}: {what}; lower matrix_rate and other_rate, or look at "
+            f"what that step learns from, and run again ({last} in {self._path})"
+        )
+
+    def _save(self) -> None:
+        if self._step == self._saved and self._path.exists():
+            return
+        state = {
+            "network": self._ranks.whole(self._network.state_dict()),
+            "optimisers": self._ranks.whole(self._optimisers.state_dict()),
+            "scaler": self._scaler.state_dict(),
+            "random": random_state(self._ranks.device),
+            "recipe": self._recipe,
+            "step": self._step,
+        }
+        failed: Exception | None = None
+        if self._ranks.first:
+            try:
+                write_checkpoint(state, self._path)
+            except Exception as error:
+                failed = error
+        (failures,) = self._ranks.sum(failed is not None)  # also keeps all here until it is written
+        if failed is not None:
+            raise failed
+        if failures:
+            raise TrainingError(f"the first process could not write {self._path}; it says why")
+        self._saved = self._step
+
+    def _restore(self, state: Mapping[str, Any]) -> None:  # Any: as `_save` made it
+        if not self._optimisers.fits(state["optimisers"]):
+            raise ConfigError(
+                f"{self._path} was begun with another optimiser than {self._settings.optimiser!r}; "
+                "give the recipe the former, or the run another name, or remove the checkpoint"
+            )
+        self._optimisers.load_state_dict(state["optimisers"])
+        if state.get("scaler"):
+            self._scaler.load_state_dict(state["scaler"])
+        if "random" in state:
+            restore_random(state["random"], self._ranks.device)
+        self._step = self._saved = int(state["step"])
+
+
+class _Stopped(KeyboardInterrupt):
+    """All processes were asked to stop."""
 
 
 def _until(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
     for _, batch in zip(range(count), batches, strict=False):
         yield batch
-
-
-def _save(network: nn.Module, optimisers: Optimisers, step: int, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    torch.save({"network": network.state_dict(), "optimisers": optimisers.state_dict(), "step": step}, part)
-    part.replace(path)
-
-
-def _resume(network: nn.Module, optimisers: Optimisers, path: Path) -> int:
-    if not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True)
-    load_weights(network, state["network"], path)
-    optimisers.load_state_dict(state["optimisers"])
-    return int(state["step"])

@@ -15,6 +15,7 @@ from modularbase_core.packs.catalog import discover
 from modularbase_core.train.checkpoints import steps_done
 from modularbase_core.train.installed import Installed, checkpoint_of, complete
 from modularbase_core.train.recipe import Recipe, read_recipe
+from modularbase_core.train.saving import check_keys, keys_of, read_checkpoint
 
 
 class Stage(Protocol):
@@ -55,9 +56,10 @@ def run_recipe(
     if isinstance(recipe, Path):
         recipe = read_recipe(recipe)
     checkpoint = checkpoint_of(runs, recipe.name)
-    if steps_done(checkpoint) >= recipe.steps:
-        return checkpoint
     recipe = complete(replace(recipe, compile=recipe.compile and compiled), runs, installed)
+    if steps_done(checkpoint) >= recipe.steps:
+        check_keys(keys_of(recipe), read_checkpoint(checkpoint, mapped=True), checkpoint)
+        return checkpoint
     with _threads(recipe.threads):
         stage_of(recipe)(recipe, data=data, runs=runs, checkpoint=checkpoint, quiet=quiet, installed=installed)
     return checkpoint

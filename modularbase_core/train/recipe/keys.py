@@ -21,7 +21,7 @@ CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "precision": ("bf16", "fp16", "fp32"),
     "parallel": ("ddp", "fsdp"),
     "device": ("auto", "cpu", "cuda"),
-    "logs": ("tensorboard", "wandb"),
+    "logs": ("tensorboard", "wandb", "none"),
 }
 """What keys of few values may be; of a list, each of its items."""
 
@@ -45,7 +45,8 @@ class Recipe:
     (base frozen), align, grow or distill.
     tokens: how many to learn from; windows: (share of the steps, window length) in turn.
     base: the run or installed pack whose base is used; start: the one whose pack this continues from. Of installed
-    ones `tokenizer`, `architecture` and `pack` may be left out. folder: where the recipe lies, which `tokenizer`,
+    ones `tokenizer`, `architecture` and `pack` may be left out. template: how conversations are written, else the
+    template.json beside the tokenizer, else ours. folder: where the recipe lies, which `tokenizer`, `template`,
     `ship` and `over` are relative to. A router counts messages where the others count tokens. ship: the pack
     directory to write, with the fields of `manifest`, or else of the manifest that is there. examples, others:
     messages that belong to the pack and messages that do not (else the router's own), for its routing keys; over:
@@ -57,7 +58,8 @@ class Recipe:
     precision: of the passes; weights are kept in float32. checkpoint_activations: keep what enters a layer alone and
     run it once more on the way back. balance: weight of the loss that spreads tokens over a mixture's experts.
     parallel: how several processes share the work; offload: whether weights wait in host memory. threads: of a
-    process, 0 for torch's own choice. logs: who gets the losses besides the terminal.
+    process, 0 for torch's own choice. logs: who gets the losses besides the terminal; left out, TensorBoard's files
+    are written where its writer is installed.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Recipe:
     base: str | None = None
     start: str | None = None
     tokenizer: str = ""
+    template: str = ""
     matrix_rate: float = 0.02
     other_rate: float = 0.003
     warmup_steps: int = 100
