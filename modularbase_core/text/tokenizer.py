@@ -86,7 +86,8 @@ class Tokenizer:
 
     def control(self, name: str) -> int:
         """Return the id of a control token by its name."""
-        number: int = self._library.token_to_id(name)
+        number: int | None = self._library.token_to_id(name)
+        assert number is not None, f"no token {name!r}"
         return number
 
 

@@ -45,12 +45,18 @@ def complete(recipe: Recipe, runs: Path, installed: Installed) -> Recipe:
             recipe,
             architecture=recipe.architecture or one.manifest.network,
             tokenizer=recipe.tokenizer or str(one.pack.tokenizer),
+            template=recipe.template or _template_of(one, recipe),
         )
     if start and recipe.pack is None and not checkpoint_of(runs, start).exists():
         recipe = replace(recipe, pack=find_pack(recipe, "start", runs, installed).manifest.network)
     if not recipe.tokenizer:
         raise ConfigError(f"recipe {recipe.name!r} has no `tokenizer`; give its file, or an installed pack as `base`")
     return recipe
+
+
+def _template_of(one: InstalledPack, recipe: Recipe) -> str:
+    """Return the template that goes with an installed base's tokenizer, none with a tokenizer of the recipe's own."""
+    return str(one.pack.template) if not recipe.tokenizer and one.pack.template.exists() else ""
 
 
 def find_pack(recipe: Recipe, key: str, runs: Path, installed: Installed) -> InstalledPack:

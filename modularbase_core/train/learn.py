@@ -11,19 +11,18 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from modularbase_core.text.template import BEGIN
 from modularbase_core.train.checkpoints import build_model
 from modularbase_core.train.installed import Installed
 from modularbase_core.train.language import Loss
 from modularbase_core.train.loop import Settings, train
 from modularbase_core.train.material import batches_of, documents_of
-from modularbase_core.train.packing import Documents, control_id
+from modularbase_core.train.packing import Documents
 from modularbase_core.train.recipe import Recipe
 from modularbase_core.train.saving import keys_of
 from modularbase_core.train.schedule import Schedule
+from modularbase_core.train.tokens import load_tokenizer, recipe_controls
 
 
 def train_language(
@@ -31,8 +30,8 @@ def train_language(
 ) -> None:
     """Train a base, general chat or a pack; an interrupted run goes on from `checkpoint`."""
     torch.manual_seed(recipe.seed)
-    tokenizer = Tokenizer.from_file(str(recipe.folder / recipe.tokenizer))
-    begin = control_id(tokenizer, BEGIN)
+    tokenizer = load_tokenizer(recipe)
+    begin = recipe_controls(recipe, tokenizer).border
     model = build_model(recipe, runs, begin, installed)
     documents = documents_of(recipe, data, tokenizer)
     loss = Loss(model, compiled=recipe.compile, precision=recipe.precision)

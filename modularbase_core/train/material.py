@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from tokenizers import Tokenizer
 
-from modularbase_core.text.template import BEGIN, CONTROL_TOKENS, END
 from modularbase_core.train.corpus import read_records
 from modularbase_core.train.loop import Batch
-from modularbase_core.train.packing import Document, Documents, Encoder, control_id, encode_sources, join, windows
+from modularbase_core.train.packing import Document, Documents, Encoder, encode_sources, join, windows
 from modularbase_core.train.recall import needle_documents, recall_documents
 from modularbase_core.train.recipe import Recipe
+from modularbase_core.train.tokens import control_ids, recipe_controls
 
 
 def documents_of(recipe: Recipe, data: Path, tokenizer: Tokenizer) -> Documents:
     """Encode what the recipe's mix, recall and needles ask for."""
-    documents = encode_sources(recipe.mix, data, tokenizer, response_only=recipe.response_only, seed=recipe.seed)
+    controls = recipe_controls(recipe, tokenizer)
+    encoder = Encoder(tokenizer, response_only=recipe.response_only, controls=controls)
+    documents = encode_sources(
+        recipe.mix, data, tokenizer, response_only=recipe.response_only, seed=recipe.seed, controls=controls
+    )
     whole: list[Document] = []
     if recipe.recall_tokens:
-        begin, end = control_id(tokenizer, BEGIN), control_id(tokenizer, END)
         texts = join(documents)
-        whole += recall_documents(
-            texts, recipe.recall_tokens, begin, end, control=len(CONTROL_TOKENS), seed=recipe.seed
-        )
+        plain = replace(texts, ids=texts.ids[~np.isin(texts.ids, control_ids(tokenizer))])
+        end = controls.text_end[-1] if controls.text_end else controls.border
+        whole += recall_documents(plain, recipe.recall_tokens, controls.border, end, control=0, seed=recipe.seed)
     if recipe.needle_tokens:
-        encoder = Encoder(tokenizer, response_only=recipe.response_only)
         whole += needle_documents(_hay(recipe, data), recipe.needle_tokens, encoder, seed=recipe.seed)
     return join(documents, whole)
 

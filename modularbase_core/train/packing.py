@@ -1,7 +1,7 @@
 """Turn records into token ids with a loss mask, and pack whole documents into windows.
 
-Every document begins with <|begin|>, so document borders are in the ids themselves; `document_mask` reads
-them back. What text goes in, and how much of each, is the recipe's.
+Every document begins with the template's border token (ours: <|begin|>), so document borders are in the ids
+themselves; `document_mask` reads them back. What text goes in, and how much of each, is the recipe's.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from modularbase_core.errors import DataError
-from modularbase_core.text.template import BEGIN, END, ROLES
+from modularbase_core.text.controls import Controls
 from modularbase_core.train.corpus import Record, read_records
 from modularbase_core.train.recipe import Source
+from modularbase_core.train.tokens import controls_in
 
 Document = tuple[Sequence[int], Sequence[bool]]
-"""Token ids from <|begin|> on, and where the loss counts."""
+"""Token ids from the border token on, and where the loss counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,26 +49,35 @@ class Documents:
 
 
 class Encoder:
-    """Encodes records by the chat template; `response_only` limits the loss to what the assistant says."""
+    """Encodes records by the chat template; `response_only` limits the loss to what the assistant says.
 
-    def __init__(self, tokenizer: Tokenizer, *, response_only: bool) -> None:
+    controls: the ids of another template than ours.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, response_only: bool, controls: Controls | None = None) -> None:
         self._tokenizer = tokenizer
         tokenizer.encode_special_tokens = True  # a control token in the text stays text
-        self._begin, self._end = control_id(tokenizer, BEGIN), control_id(tokenizer, END)
-        self._roles = {role: control_id(tokenizer, token) for role, token in ROLES.items()}
+        self._controls = controls or controls_in(tokenizer)
         self._response_only = response_only
 
     def encode(self, record: Record) -> tuple[list[int], list[bool]]:
         """Return the ids of a record and where the loss counts."""
+        around = self._controls
         if record.text is not None:
             body: list[int] = self._tokenizer.encode(record.text).ids
-            return [self._begin, *body, self._end], [False, *[True] * (len(body) + 1)]
-        ids, learn = [self._begin], [False]
+            return [around.border, *body, *around.text_end], [False, *[True] * (len(body) + len(around.text_end))]
+        begin = around.begin[1:] if around.begin[:1] == (around.border,) else around.begin
+        ids = [around.border, *begin]
+        if record.messages[0]["role"] != "system":
+            ids += around.system
+        learn = [False] * len(ids)
         for message in record.messages:
-            said = message["role"] == "assistant" or not self._response_only
+            role = message["role"]
+            said = role == "assistant" or not self._response_only
             body = self._tokenizer.encode(message["content"]).ids
-            ids += [self._roles[message["role"]], *body, self._end]
-            learn += [not self._response_only, *[said] * (len(body) + 1)]
+            ids += [*around.opening[role], *body, *around.closing[role]]
+            learn += [not self._response_only] * len(around.opening[role])
+            learn += [said] * (len(body) + len(around.closing[role]))
         return ids, learn
 
     def snippet(self, text: str, tokens: int, random_: random.Random) -> str:
@@ -86,10 +96,16 @@ def control_id(tokenizer: Tokenizer, token: str) -> int:
 
 
 def encode_sources(
-    sources: Sequence[Source], data: Path, tokenizer: Tokenizer, *, response_only: bool, seed: int
+    sources: Sequence[Source],
+    data: Path,
+    tokenizer: Tokenizer,
+    *,
+    response_only: bool,
+    seed: int,
+    controls: Controls | None = None,
 ) -> list[Document]:
     """Encode the sources' records, each source's in random order until its share is full."""
-    encoder = Encoder(tokenizer, response_only=response_only)
+    encoder = Encoder(tokenizer, response_only=response_only, controls=controls)
     documents: list[Document] = []
     for source in sources:
         records = [record for name in source.files for record in read_records(data / name)]

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from modularbase_core.device.weights import read_background, write_weights
 from modularbase_core.errors import ConfigError, DataError
@@ -23,6 +22,7 @@ from modularbase_core.sdk.manifest import (
     EXAMPLES_FILE,
     MANIFEST_FILE,
     ROUTING_FILE,
+    TEMPLATE_FILE,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
     Manifest,
@@ -42,6 +42,7 @@ from modularbase_core.train.installed import (
 from modularbase_core.train.messages import Labelled, read_messages
 from modularbase_core.train.recipe import Recipe, Source, read_recipe
 from modularbase_core.train.router import queries, understand_messages
+from modularbase_core.train.tokens import load_tokenizer, recipe_controls, template_path
 
 SHOWN_EXAMPLES = 96
 LONGEST_EXAMPLE = 300
@@ -70,7 +71,9 @@ def ship_recipe(
     weights = _finished(recipe, checkpoint_of(runs, recipe.name), prefix, architecture)
     write_weights(directory / WEIGHTS_FILE, {name: value.float().numpy() for name, value in weights.items()})
     if recipe.stage == "base":
-        _copy_tokenizer(recipe.folder / recipe.tokenizer, directory / TOKENIZER_FILE)
+        _copy(recipe.folder / recipe.tokenizer, directory / TOKENIZER_FILE)
+        if template_path(recipe).exists():
+            _copy(template_path(recipe), directory / TEMPLATE_FILE)
     write_manifest(directory, described)  # a router's background is made with what it says
     if recipe.stage == "router" and recipe.others:
         _write_background(
@@ -108,7 +111,7 @@ def _finished(recipe: Recipe, checkpoint: Path, prefix: str, architecture: Archi
     return weights
 
 
-def _copy_tokenizer(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path) -> None:
     if target.exists() and target.samefile(source):  # a recipe may read the tokenizer where it ships it
         return
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -141,8 +144,8 @@ class _Reader:
     def __init__(self, base: Pack, router: Pack, recipe: Recipe, data: Path, quiet: bool) -> None:
         self.recipe, self._data, self._quiet = recipe, data, quiet
         self.router, self._base, self._router = router, load_network(base), load_network(router)
-        self._tokenizer = Tokenizer.from_file(str(recipe.folder / recipe.tokenizer))
-        self._tokenizer.encode_special_tokens = True
+        self._tokenizer = load_tokenizer(recipe)
+        self._controls = recipe_controls(recipe, self._tokenizer)
         described = router.manifest
         assert isinstance(described.network, RouterArchitecture)
         self.router_architecture = described.network
@@ -155,4 +158,5 @@ class _Reader:
         assert isinstance(self._base, Base)
         assert isinstance(self._router, Router)
         texts = [message.text for message in messages]
-        return queries(self._router, understand_messages(self._base, self._tokenizer, texts, quiet=self._quiet))
+        understood = understand_messages(self._base, self._tokenizer, texts, quiet=self._quiet, controls=self._controls)
+        return queries(self._router, understood)

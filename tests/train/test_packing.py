@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from chatml import CHATML, SYSTEM, chatml_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
@@ -26,6 +27,7 @@ from modularbase_core.train.packing import (
     windows,
 )
 from modularbase_core.train.tokenizer import train_tokenizer
+from modularbase_core.train.tokens import controls_in
 
 BEGIN = 0
 
@@ -210,3 +212,27 @@ def test_a_token_sees_its_own_document_alone_up_to_itself() -> None:
         [0, 0, 1, 1, 0],
         [0, 0, 1, 1, 1],
     ]
+
+
+def test_another_template_is_encoded_as_its_base_reads_it():
+    library = Tokenizer.from_str(chatml_tokenizer())
+    controls = controls_in(library, CHATML)
+    ids, learn = Encoder(library, response_only=True, controls=controls).encode(chat("Hi", "Hello"))
+    start, end = "<|im_start|>", "<|im_end|>\n"
+    text = f"<|endoftext|>{start}system\n{SYSTEM}{end}{start}user\nHi{end}{start}assistant\nHello{end}"
+    library.encode_special_tokens = False
+    assert ids == library.encode(text).ids
+    assert library.decode([i for i, counts in zip(ids, learn, strict=True) if counts]) == "Hello\n"
+    encoder = Encoder(library, response_only=True, controls=controls)
+    whole, learn = encoder.encode(Record("Hi<|im_end|>", (), "en", ""))
+    border = library.token_to_id("<|endoftext|>")
+    assert (whole[0], whole[-1], sum(learn)) == (border, border, len(whole) - 1)
+    assert library.token_to_id("<|im_end|>") not in whole
+
+
+def test_ids_of_a_large_vocabulary_are_kept_whole():
+    ids = [151_643, 7, 151_935, 65_536, 151_643]
+    documents = join([(ids, [True] * len(ids))])
+    assert documents.ids.dtype == np.uint32
+    batch, _ = next(windows(documents, 4, 1, begin=151_643, seed=0))
+    assert batch.tolist() == [ids]

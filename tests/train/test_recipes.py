@@ -12,6 +12,7 @@ from modularbase_core.errors import ArchitectureError, ConfigError, DataError
 from modularbase_core.graph.networks import Base
 from modularbase_core.sdk.manifest import TOKENIZER_FILE
 from modularbase_core.sdk.testing import check_pack
+from modularbase_core.text.controls import Controls
 from modularbase_core.train import router
 from modularbase_core.train.recipe import read_recipe
 from modularbase_core.train.router import Hidden, understand_messages
@@ -211,9 +212,9 @@ def test_the_router_reads_a_control_token_in_a_message_as_text(
 ) -> None:
     seen: list[bool] = []
 
-    def watched(base: Base, tokenizer: Tokenizer, texts: list[str], *, quiet: bool) -> Hidden:
+    def watched(base: Base, tokenizer: Tokenizer, texts: list[str], *, quiet: bool, controls: Controls) -> Hidden:
         seen.append(len(tokenizer.encode("<|end|>").ids) > 1)
-        return understand_messages(base, tokenizer, texts, quiet=quiet)
+        return understand_messages(base, tokenizer, texts, quiet=quiet, controls=controls)
 
     monkeypatch.setattr(router, "understand_messages", watched)
     for name in ("base", "router"):
