@@ -26,7 +26,7 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
 def read_json_records(path: Path, meter: Meter | None = None) -> Iterator[Record]:
     """Yield the records of a JSONL file that have any text; one of another form raises DataError with its line."""
     for number, value in _objects(path, meter):
-        record = _record(value, f"{path}:{number}")
+        record = record_of(value, f"{path}:{number}")
         if record.text is None or record.text.strip():
             yield record
 
@@ -78,7 +78,8 @@ def _object(line: str, where: str) -> dict[str, Any]:
     return value
 
 
-def _record(value: dict[str, Any], where: str) -> Record:
+def record_of(value: dict[str, Any], where: str) -> Record:
+    """Return an object as a record; raises DataError, beginning with `where`, for one of another form."""
     language, source = (_label(value, key) for key in ("lang", "source"))
     if "messages" in value:
         return Record(None, _messages(value["messages"], where), language, source)
