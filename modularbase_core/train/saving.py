@@ -13,6 +13,7 @@ import json
 import os
 import pickle
 import shutil
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -67,10 +68,12 @@ def read_checkpoint(path: Path, *, mapped: bool = False) -> dict[str, Any]:  # A
     mapped: leave the tensors in the file until they are used.
     """
     try:
+        if not zipfile.is_zipfile(path):  # torch.load would take rubbish for a pickle and fail in any way
+            raise ValueError("it is no archive of torch's, or its end is missing")
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         if not isinstance(state, dict) or "network" not in state:
             raise ValueError("it holds no network")
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+    except (RuntimeError, pickle.UnpicklingError, ValueError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise DataError(f"{path} is no checkpoint, or a damaged one ({reason}); remove it to begin anew") from error
     return state
@@ -85,7 +88,10 @@ def write_checkpoint(state: Mapping[str, Any], path: Path) -> None:
     needed = _tensor_bytes(state)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.unlink(missing_ok=True)
+    except OSError as error:
+        raise _cannot_write(error, needed, path) from error
+    part.unlink(missing_ok=True)
+    try:
         if shutil.disk_usage(path.parent).free < needed:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # sooner than after writing half of it
         with part.open("xb") as file:
@@ -161,7 +167,7 @@ def _flat(key: str, value: object) -> Iterator[tuple[str, object]]:
 def _plain(value: object) -> object:
     """Return what JSON can hold of a value in a list."""
     if dataclasses.is_dataclass(value):
-        return dict(_flat("", value))
+        return {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
     return dict(value) if isinstance(value, Mapping) else str(value)
 
 
