@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,10 +20,18 @@ from numpy.typing import NDArray
 from modularbase_core.errors import WeightsError
 from modularbase_core.sdk.architecture import Architecture
 from modularbase_core.sdk.files import write_atomically
-from modularbase_core.sdk.parameters import QUANTISATION_GROUP, background_shapes, parameter_shapes, routing_shapes
+from modularbase_core.sdk.parameters import (
+    QUANTISATION_GROUP,
+    Shape,
+    background_shapes,
+    parameter_shapes,
+    routing_shapes,
+)
 from modularbase_core.sdk.tensorfile import SCALE_SUFFIX, Entry, check_shapes, read_header, read_metadata
 
 Floats = NDArray[np.float32]
+Stored = tuple[np.dtype[Any], Shape]
+"""How a tensor lies in a file."""
 
 _ALIGNMENT: Final = 64  # bytes; TVM takes no tensor that is less aligned
 _DTYPES: Final[dict[str, np.dtype[Any]]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "I8": np.dtype("i1")}
@@ -117,6 +126,61 @@ def write_weights(
         raise WeightsError(f"{path} cannot be written ({error.strerror}); free space or write elsewhere") from error
 
 
+def stream_weights(
+    path: Path, shapes: Mapping[str, Shape], rows: Callable[[str], Iterable[Floats]], *, form: str
+) -> None:
+    """Write tensors atomically as `write_weights` does, a few rows at a time, so that none is in memory whole.
+
+    rows: yields a tensor's values in order, some rows of its first axis at a time. form: fp32, fp16 or int8 (which
+    leaves matrices of odd width float16); vectors stay float32. Raises WeightsError on values that are not finite or
+    beyond float16.
+    """
+    forms = {name: _form(shape, form) for name, shape in shapes.items()}
+    units: dict[str, dict[str, Stored]] = {}
+    for name, dtype in forms.items():
+        units[name] = {name: (dtype, shapes[name])}
+        if dtype == _DTYPES["I8"]:
+            *outer, last = shapes[name]
+            units[name][name + SCALE_SUFFIX] = (_DTYPES["F16"], (*outer, last // QUANTISATION_GROUP))
+    # what pushes the next tensor off its alignment comes last
+    order = sorted(shapes, key=lambda name: any(_bytes(one) % _ALIGNMENT for one in units[name].values()))
+    header = _header({key: one for name in order for key, one in units[name].items()}, {})
+
+    def chunks() -> Iterator[bytes | memoryview]:
+        yield header
+        for name in order:
+            yield from _streamed(name, forms[name], shapes[name], rows(name))
+
+    try:
+        write_atomically(path, chunks())
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be written ({error.strerror}); free space or write elsewhere") from error
+
+
+def _streamed(name: str, dtype: np.dtype[Any], shape: Shape, rows: Iterable[Floats]) -> Iterator[bytes]:
+    scales: list[bytes] = []
+    left = prod(shape)
+    for values in rows:
+        left -= values.size
+        if not np.isfinite(values).all():
+            raise WeightsError(f"{name!r} holds values that are not finite, so nothing is written; use sound weights")
+        if dtype != _DTYPES["F32"] and np.abs(values).max(initial=0.0) > _FLOAT16_MAX:
+            raise WeightsError(f"{name!r} holds values beyond float16, so nothing is written; store it as fp32")
+        if dtype == _DTYPES["I8"]:
+            values, scale = _quantise(values)
+            scales.append(scale.tobytes())
+        yield np.ascontiguousarray(values, dtype).tobytes()
+    assert not left, f"{name} lacks {left} values"
+    yield from scales
+
+
+def _form(shape: Shape, form: str) -> np.dtype[Any]:
+    if len(shape) < 2 or form == "fp32":
+        return _DTYPES["F32"]
+    assert form in ("fp16", "int8"), form
+    return _DTYPES["I8" if form == "int8" and shape[-1] % QUANTISATION_GROUP == 0 else "F16"]
+
+
 def _view(stored: NDArray[np.uint8], entry: Entry) -> NDArray[Any]:
     raw = stored[entry.offset : entry.offset + entry.size_bytes]
     if entry.offset % _DTYPES[entry.dtype].alignment:
@@ -142,16 +206,26 @@ def _quantise(values: Floats) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
 
 def _file_chunks(stored: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> list[bytes | memoryview]:
     """Lay tensors out without gaps (the format forbids them) yet 64-byte aligned wherever sizes allow it."""
-    codes = {dtype: code for code, dtype in _DTYPES.items()}
     # odd sizes last (float32 before float16 before int8), so that they push nothing else off its alignment
     order = sorted(stored, key=lambda name: (stored[name].nbytes % _ALIGNMENT > 0, -stored[name].itemsize))
+    header = _header({name: (stored[name].dtype, stored[name].shape) for name in order}, metadata)
+    return [header, *(values.tobytes() for values in map(stored.__getitem__, order))]
+
+
+def _header(tensors: Mapping[str, Stored], metadata: Mapping[str, str]) -> bytes:
+    """Describe tensors that lie one after the other, behind a header that ends aligned."""
+    codes = {dtype: code for code, dtype in _DTYPES.items()}
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0
-    for name in order:
-        values = stored[name]
-        span = [offset, offset + values.nbytes]
-        header[name] = {"dtype": codes[values.dtype], "shape": list(values.shape), "data_offsets": span}
-        offset += values.nbytes
+    for name, (dtype, shape) in tensors.items():
+        end = offset + _bytes((dtype, shape))
+        header[name] = {"dtype": codes[dtype], "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % _ALIGNMENT)
-    return [struct.pack("<Q", len(text)), text, *(values.tobytes() for values in map(stored.__getitem__, order))]
+    return struct.pack("<Q", len(text)) + text
+
+
+def _bytes(stored: Stored) -> int:
+    dtype, shape = stored
+    return prod(shape) * dtype.itemsize

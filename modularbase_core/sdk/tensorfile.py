@@ -7,7 +7,7 @@ the values. Format: 8 bytes little-endian header length, JSON header, data witho
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -18,8 +18,12 @@ from modularbase_core.sdk.jsonfile import parse_json, shown
 from modularbase_core.sdk.parameters import QUANTISATION_GROUP, Shape
 
 ITEM_BYTES: Final = {"F32": 4, "F16": 2, "I8": 1}
+"""Bytes of a value, by the dtypes that a pack's tensors have."""
+FOREIGN_BYTES: Final = {"F32": 4, "F16": 2, "BF16": 2}
+"""Likewise, of the checkpoints that packs are made from."""
 SCALE_SUFFIX: Final = ".scale"
 METADATA: Final = "__metadata__"
+_BYTES: Final = {**ITEM_BYTES, **FOREIGN_BYTES}
 _MAX_HEADER_BYTES: Final = 4 << 20  # tens of thousands of tensors; reading JSON takes many times its size
 _MAX_AXES: Final = 8
 
@@ -35,17 +39,21 @@ class Entry:
     @property
     def size_bytes(self) -> int:
         """Bytes of the stored values."""
-        return prod(self.shape) * ITEM_BYTES[self.dtype]
+        return prod(self.shape) * _BYTES[self.dtype]
 
 
-def read_header(path: Path) -> dict[str, Entry]:
+def read_header(
+    path: Path, *, dtypes: Container[str] = ITEM_BYTES, remedy: str = "install the pack again"
+) -> dict[str, Entry]:
     """Read which tensors a safetensors file holds.
 
-    Raises WeightsError when the file is missing, truncated or no safetensors file; as that library does, also when
-    its tensors overlap or leave gaps.
+    dtypes: those that it may hold. remedy: what to do about a file that is damaged. Raises WeightsError when the file
+    is missing, truncated or no safetensors file; as that library does, also when its tensors overlap or leave gaps.
     """
-    header, start, size = _read(path)
-    entries = {name: _entry(path, name, item, start) for name, item in header.items() if name != METADATA}
+    header, start, size = _read(path, remedy)
+    entries = {
+        name: _entry(path, name, item, start, dtypes, remedy) for name, item in header.items() if name != METADATA
+    }
     end = start
     for name, entry in sorted(entries.items(), key=lambda one: (one[1].offset, one[1].size_bytes)):
         if entry.offset != end:
@@ -55,17 +63,15 @@ def read_header(path: Path) -> dict[str, Entry]:
             )
         end += entry.size_bytes
     if size < end:
-        raise WeightsError(f"{path} is truncated: {size} bytes, but its header tells of {end}; install the pack again")
+        raise WeightsError(f"{path} is truncated: {size} bytes, but its header tells of {end}; {remedy}")
     if size > end:
-        raise WeightsError(
-            f"{path} is no safetensors file: {size - end} bytes follow its last tensor; install the pack again"
-        )
+        raise WeightsError(f"{path} is no safetensors file: {size - end} bytes follow its last tensor; {remedy}")
     return entries
 
 
 def read_metadata(path: Path) -> dict[str, str]:
     """Read the texts that a safetensors file holds beside its tensors; raises WeightsError as `read_header` does."""
-    header, _, _ = _read(path)
+    header, _, _ = _read(path, "install the pack again")
     texts: dict[str, str] = header.get(METADATA, {})
     return texts
 
@@ -112,32 +118,29 @@ def _check_scale(path: Path, name: str, entry: Entry, scale: Entry | None) -> No
         )
 
 
-def _read(path: Path) -> tuple[dict[str, Any], int, int]:  # Any: whatever JSON held
+def _read(path: Path, remedy: str) -> tuple[dict[str, Any], int, int]:  # Any: whatever JSON held
     """Return the header, where the tensors begin, and the size of the file."""
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > size - 8:
-                raise WeightsError(f"{path} is truncated or no safetensors file ({size} bytes); install the pack again")
+                raise WeightsError(f"{path} is truncated or no safetensors file ({size} bytes); {remedy}")
             if length > _MAX_HEADER_BYTES:
                 raise WeightsError(
-                    f"{path} is no safetensors file: its header is larger than {_MAX_HEADER_BYTES >> 20} MiB; "
-                    "install the pack again"
+                    f"{path} is no safetensors file: its header is larger than {_MAX_HEADER_BYTES >> 20} MiB; {remedy}"
                 )
             content = file.read(length)
     except FileNotFoundError as error:
-        raise WeightsError(f"{path} is missing; install the pack again") from error
+        raise WeightsError(f"{path} is missing; {remedy}") from error
     except OSError as error:
         raise WeightsError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
     try:
         header = parse_json(content)
     except ValueError as error:
-        raise WeightsError(
-            f"{path} is no safetensors file: its header is not JSON ({error}); install the pack again"
-        ) from error
+        raise WeightsError(f"{path} is no safetensors file: its header is not JSON ({error}); {remedy}") from error
     if not isinstance(header, dict) or content[:1] != b"{":
-        raise WeightsError(f"{path} is no safetensors file: its header is not an object; install the pack again")
+        raise WeightsError(f"{path} is no safetensors file: its header is not an object; {remedy}")
     texts = header.get(METADATA, {})
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
         raise WeightsError(f"{path} is no safetensors file: its metadata is not texts by name; save the weights again")
@@ -145,14 +148,13 @@ def _read(path: Path) -> tuple[dict[str, Any], int, int]:  # Any: whatever JSON 
 
 
 # item is whatever JSON held
-def _entry(path: Path, name: str, item: Any, start: int) -> Entry:
+def _entry(path: Path, name: str, item: Any, start: int, dtypes: Container[str], remedy: str) -> Entry:
     if not isinstance(item, dict) or set(item) != {"dtype", "shape", "data_offsets"} or not _are_counts(item):
-        raise WeightsError(
-            f"{path} is no safetensors file: the entry {shown(name)} is malformed; install the pack again"
-        )
+        raise WeightsError(f"{path} is no safetensors file: the entry {shown(name)} is malformed; {remedy}")
     dtype, shape, (begin, end) = item["dtype"], tuple(item["shape"]), item["data_offsets"]
-    if dtype not in ITEM_BYTES:
-        raise WeightsError(f"{path}: {shown(name)} has dtype {dtype:.20}; use one of {', '.join(ITEM_BYTES)}")
+    if dtype not in dtypes or dtype not in _BYTES:
+        known = ", ".join(one for one in _BYTES if one in dtypes)
+        raise WeightsError(f"{path}: {shown(name)} has dtype {dtype:.20}; use one of {known}")
     if len(shape) > _MAX_AXES:
         raise WeightsError(
             f"{path}: {shown(name)} has {len(shape)} axes, more than {_MAX_AXES}; save the weights again"
@@ -161,7 +163,7 @@ def _entry(path: Path, name: str, item: Any, start: int) -> Entry:
     if end - begin != entry.size_bytes:
         raise WeightsError(
             f"{path}: {shown(name)} holds {end - begin} bytes, but {dtype} {list(shape)} needs {entry.size_bytes}; "
-            "install the pack again"
+            f"{remedy}"
         )
     return entry
 

@@ -1,5 +1,6 @@
 import json
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,13 @@ from hypothesis.extra import numpy as arrays
 from safetensors.numpy import load_file, save_file
 from tiny_packs import BASE, PACK, ROUTER, manifest, write_pack
 
-from modularbase_core.device.weights import read_routing, read_tensors, read_weights, write_weights
+from modularbase_core.device.weights import (
+    read_routing,
+    read_tensors,
+    read_weights,
+    stream_weights,
+    write_weights,
+)
 from modularbase_core.errors import WeightsError
 from modularbase_core.sdk.parameters import parameter_shapes
 from modularbase_core.sdk.tensorfile import read_header
@@ -177,3 +184,45 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(WeightsError, match="No space left on device"):
         write_weights(tmp_path / "w", {"w": np.ones(1, np.float32)})
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("w", before)]
+
+
+def in_rows(tensors, count=3):
+    return lambda name: (tensors[name][first : first + count] for first in range(0, len(tensors[name]), count))
+
+
+@pytest.mark.parametrize("form", ["int8", "fp16", "fp32"])
+def test_what_is_streamed_reads_as_what_is_written_at_once(tmp_path, form):
+    random = np.random.default_rng(2)
+    shapes = {"w": (7, 64), "odd": (5, 33), "v": (5,), "u": (8, 96)}
+    tensors = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    stream_weights(tmp_path / "streamed", shapes, in_rows(tensors), form=form)
+    got, exact = read_tensors(tmp_path / "streamed", shapes), {"int8": [], "fp16": [], "fp32": [*shapes]}[form]
+    write_weights(tmp_path / "whole", tensors, quantise=form == "int8")
+    wanted = read_tensors(tmp_path / "whole", shapes)
+    for name, values in tensors.items():
+        if len(shapes[name]) == 1 or name in exact:
+            assert np.array_equal(got[name], values)
+        elif form == "fp16":
+            assert np.array_equal(got[name], values.astype(np.float16).astype(np.float32))
+        else:
+            assert np.array_equal(got[name], wanted[name])
+    entries = read_header(tmp_path / "streamed")
+    assert not [name for name in ("w", "w.scale") if name in entries and entries[name].offset % 64]
+
+
+@pytest.mark.parametrize(("value", "told"), [(np.nan, "not finite"), (70000.0, "beyond float16")])
+def test_what_cannot_be_stored_leaves_no_file(tmp_path, value, told):
+    values = np.zeros((6, 32), np.float32)
+    values[5, 3] = value
+    with pytest.raises(WeightsError, match=told):
+        stream_weights(tmp_path / "w", {"w": values.shape}, in_rows({"w": values}), form="fp16")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_large_tensor_is_streamed_in_little_memory(tmp_path):
+    row = np.ones((16, 4096), np.float32)
+    tracemalloc.start()
+    stream_weights(tmp_path / "w", {"w": (16 * 64, 4096)}, lambda name: (row for _ in range(64)), form="int8")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 << 20  # of 16 MiB as float32; some rows in all their forms, and the scales
