@@ -40,8 +40,10 @@ class TensorBoard:
     """Event files in a folder, for `tensorboard --logdir`."""
 
     def __init__(self, package: ModuleType, folder: Path, step: int) -> None:
-        # a run that was killed wrote of steps that it now makes again
-        self._writer = package.SummaryWriter(str(folder), purge_step=step if step else None)
+        # a run that was killed wrote of steps that it now makes again; the suffix tells apart what one second began
+        self._writer = package.SummaryWriter(
+            str(folder), purge_step=step + 1 if step else None, filename_suffix=f".{step}"
+        )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Keep `values` as those of `step`."""
