@@ -1,7 +1,7 @@
 """From torch operations to kernels: the importer's converters for what Relax would lower slowly or not at all.
 
 Each reads one node of the exported graph and emits a call of a PrimFunc. A product or sum that swallows its
-operand (SwiGLU, a residual) leaves the swallowed call without users; dead code elimination removes it.
+operand (a gate, a residual) leaves the swallowed call without users; dead code elimination removes it.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def converters(kernels: Kernels) -> dict[str, Converter]:
         "linear.default": built.linear,
         "rms_norm.default": built.rms_norm,
         "mul.Tensor": built.multiply,
+        "gelu.default": built.gelu,
         "add.Tensor": built.add,
     }
 
@@ -71,9 +72,9 @@ class _Converters:
         return _call(importer, "attend", kernel, values, node)
 
     def moe(self, node: Node, importer: Importer) -> Expression:
-        x, ids, _, gate_up, down = node.args
-        kernel = self._kernels.moe(_shape(gate_up)[0], _shape(ids)[1], _shape(x)[1], _shape(down)[2])
-        return _call(importer, "moe", kernel, _values(importer, node.args), node)
+        x, ids, _, gate_up, down, activation = node.args
+        kernel = self._kernels.moe(_shape(gate_up)[0], _shape(ids)[1], _shape(x)[1], _shape(down)[2], activation)
+        return _call(importer, "moe", kernel, _values(importer, node.args[:5]), node)
 
     def linear(self, node: Node, importer: Importer, residual: Node | None = None) -> Expression:
         n, k = _shape(node.args[1])
@@ -99,11 +100,20 @@ class _Converters:
         return _call(importer, f"rms_norm_{sizes[0]}", kernel, operands, node)
 
     def multiply(self, node: Node, importer: Importer) -> Expression:
-        both = _swiglu_operand(node)
-        kernel = self._kernels.swiglu(_shape(node)[1]) if both is not None and self._fits(node) else None
+        both, form = _gated_operand(node)
+        return self._activation(node, importer, both, form)
+
+    def gelu(self, node: Node, importer: Importer) -> Expression:
+        plain = _is_tanh_gelu(node) and _rank(node) == 2
+        return self._activation(node, importer, node.args[0] if plain else None, "gelu")
+
+    def _activation(self, node: Node, importer: Importer, operand: Node | None, form: str) -> Expression:
+        kernel = None
+        if operand is not None and self._fits(node):
+            kernel = self._kernels.activation(_shape(node)[1], form)
         if kernel is None:
             return _default(node, importer)
-        return _call(importer, f"swiglu_{_shape(node)[1]}", kernel, _values(importer, [both]), node)
+        return _call(importer, f"{form}_{_shape(node)[1]}", kernel, _values(importer, [operand]), node)
 
     def add(self, node: Node, importer: Importer) -> Expression:
         residual, product = node.args
@@ -128,18 +138,23 @@ def _has_kernel(node: Node) -> bool:
     return _is(node, "linear.default") and _rank(node.args[0]) == 2 and node.args[0] is not node.args[1]
 
 
-def _swiglu_operand(node: Node) -> Node | None:
-    """Return x where `node` is silu(x[:, :F]) * x[:, F:], written with chunk."""
+def _gated_operand(node: Node) -> tuple[Node | None, str]:
+    """Return x and "swiglu" where `node` is silu(x[:, :F]) * x[:, F:], written with chunk; "geglu" where it is gelu."""
     gate, up = node.args
-    if not (_is(gate, "silu.default") and _is(up, "getitem") and _is(gate.args[0], "getitem")):
-        return None
+    form = "swiglu" if _is(gate, "silu.default") else "geglu" if _is_tanh_gelu(gate) else ""
+    if not (form and _is(up, "getitem") and _is(gate.args[0], "getitem")):
+        return None, form
     (first, zero), (second, one) = gate.args[0].args, up.args
     if first is not second or (zero, one) != (0, 1) or not _is(first, "chunk.default"):
-        return None
+        return None, form
     x, pieces, *axis = first.args
     if pieces != 2 or axis not in ([1], [-1]) or _rank(x) != 2 or _shape(x)[1] != 2 * _shape(node)[1]:
-        return None
-    return x
+        return None, form
+    return x, form
+
+
+def _is_tanh_gelu(node: Node) -> bool:
+    return _is(node, "gelu.default") and node.kwargs.get("approximate") == "tanh"
 
 
 def _plain_linear(x: Expression, weight: Expression, bias: Expression = None, *, importer: Importer) -> Expression:

@@ -1,45 +1,47 @@
-"""Transformer blocks, Llama/Qwen2-shaped: RMSNorm, grouped-query attention with RoPE, SwiGLU (dense or mixture)."""
+"""Transformer blocks, Llama/Qwen2-shaped: RMSNorm, grouped-query attention with RoPE, dense or mixture feed-forward."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
-from modularbase_core.graph.ops import rotary_table
+from modularbase_core.graph.ops import activate, rotary_table
 from modularbase_core.graph.places import Place
 from modularbase_core.sdk.architecture import Blocks
 
 
 class FeedForward(nn.Module):
-    """SwiGLU (Shazeer, 2020): down(silu(gate) * up), gate and up in one projection."""
+    """down(activate(gate_up(x))), gate and up in one projection; without a gate it holds up alone."""
 
     def __init__(self, shape: Blocks) -> None:
         super().__init__()
-        self.gate_up = nn.Linear(shape.hidden_size, 2 * shape.ffn_size, bias=False)
+        self.activation = shape.activation
+        self.gate_up = nn.Linear(shape.hidden_size, shape.gate_up_size, bias=False)
         self.down = nn.Linear(shape.ffn_size, shape.hidden_size, bias=False)
 
     def forward(self, x: Tensor, place: Place) -> Tensor:
         """Map x [T, E] to [T, E]."""
-        gate, up = self.gate_up(x).chunk(2, -1)
-        out: Tensor = self.down(functional.silu(gate) * up)
+        out: Tensor = self.down(activate(self.gate_up(x), self.activation))
         return out
 
 
 class Mixture(nn.Module):
-    """Top-k mixture of SwiGLU experts; gates are a softmax over the chosen ones (Mixtral)."""
+    """Top-k mixture of such experts; gates are a softmax over the chosen ones (Mixtral)."""
 
     def __init__(self, shape: Blocks) -> None:
         super().__init__()
-        self.chosen = shape.experts_per_token
+        self.chosen, self.activation = shape.experts_per_token, shape.activation
         self.router = nn.Linear(shape.hidden_size, shape.experts, bias=False)
-        self.gate_up = nn.Parameter(torch.empty(shape.experts, 2 * shape.ffn_size, shape.hidden_size))
+        self.gate_up = nn.Parameter(torch.empty(shape.experts, shape.gate_up_size, shape.hidden_size))
         self.down = nn.Parameter(torch.empty(shape.experts, shape.hidden_size, shape.ffn_size))
 
     def forward(self, x: Tensor, place: Place) -> Tensor:
         """Map x [T, E] to [T, E]."""
-        score, ids = torch.topk(self.router(x).float(), self.chosen, dim=-1)
-        return place.mixture(x, ids.to(torch.int32), score.softmax(-1), self.gate_up, self.down)
+        logits = self.router(x).float()
+        score, ids = torch.topk(logits, self.chosen, dim=-1)
+        gates, experts = score.softmax(-1), (self.gate_up, self.down)
+        return place.mixture(x, logits, ids.to(torch.int32), gates, *experts, self.activation)
 
 
 class Block(nn.Module):
@@ -63,9 +65,13 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-    """Blocks in a row over one set of pages."""
+    """Blocks in a row over one set of pages.
+
+    recompute: keep only what enters each block and run it anew on the way back, where training lacks memory.
+    """
 
     rotary: Tensor
+    recompute: bool = False
 
     def __init__(self, shape: Blocks, layers: int, positions: int) -> None:
         super().__init__()
@@ -90,5 +96,8 @@ class Stack(nn.Module):
     def forward(self, x: Tensor, place: Place) -> Tensor:
         """Map x [T, E] to [T, E]."""
         for layer, block in enumerate(self.layers):
-            x = block(x, self.rotary, place, layer)
+            if self.recompute:
+                x = checkpoint(block, x, self.rotary, place, layer, use_reentrant=False)
+            else:
+                x = block(x, self.rotary, place, layer)
         return x

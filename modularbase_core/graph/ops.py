@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from modularbase_core.sdk.architecture import PAGE_TOKENS
 
@@ -120,28 +121,50 @@ def _(pages: Tensor, hidden: Tensor, slots: Tensor) -> Tensor:
     return torch.empty_like(pages)
 
 
-def moe_reference(x: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    """Sum over each token's experts of gate * SwiGLU expert; differentiable (see `moe` for shapes)."""
-    out = torch.zeros_like(x)
-    for expert in range(gate_up.shape[0]):
-        token, slot = torch.nonzero(ids == expert, as_tuple=True)
-        gate, up = torch.nn.functional.linear(x[token], gate_up[expert]).chunk(2, -1)
-        hidden = torch.nn.functional.silu(gate) * up
-        part = torch.nn.functional.linear(hidden, down[expert])
-        out = out.index_add(0, token, part * gates[token, slot, None].to(x.dtype))
-    return out
+def activate(projected: Tensor, activation: str) -> Tensor:
+    """Apply what stands between a feed-forward's two projections: [T, 2F] (gate, then up) or [T, F] to [T, F].
+
+    swiglu, geglu: silu(gate) * up, gelu(gate) * up (Shazeer, 2020). gelu: no gate (Hendrycks and Gimpel, 2016); in
+    its tanh form, as in GPT-2 and Gemma.
+    """
+    if activation == "gelu":
+        return functional.gelu(projected, approximate="tanh")
+    gate, up = projected.chunk(2, -1)
+    return (functional.silu(gate) if activation == "swiglu" else functional.gelu(gate, approximate="tanh")) * up
+
+
+def moe_reference(x: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor, activation: str) -> Tensor:
+    """Sum over each token's experts of gate * expert; differentiable, no token is dropped (see `moe` for shapes).
+
+    Rows are sorted by expert, so that each expert is two products of matrices. Permutations and a sum in the order of
+    `ids` give the same bits each time, where adding rows by index would not.
+    """
+    chosen, flat = ids.shape[1], ids.flatten()
+    order = flat.argsort(stable=True)
+    counts: list[int] = flat.bincount(minlength=gate_up.shape[0]).tolist()
+    rows = x[:, None].expand(-1, chosen, -1).reshape(len(flat), -1).index_select(0, order)
+    parts = _per_expert(activate(_per_expert(rows, gate_up, counts), activation), down, counts)
+    back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+    parts = parts.index_select(0, back).view(*ids.shape, -1)
+    return (parts * gates[:, :, None].to(parts.dtype)).sum(1).to(x.dtype)
+
+
+def _per_expert(rows: Tensor, weights: Tensor, counts: list[int]) -> Tensor:
+    """Multiply the first counts[0] of `rows` by the first of `weights` [X, N, K], and so on: [sum(counts), N]."""
+    split = zip(torch.split(rows, counts), weights.unbind(0), strict=True)
+    return torch.cat([functional.linear(part, weight) for part, weight in split])
 
 
 @torch.library.custom_op("modularbase::moe", mutates_args=())
-def moe(x: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+def moe(x: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor, activation: str) -> Tensor:
     """Run the chosen experts of each token.
 
-    x: [T, E]; ids: [T, k] int32 experts; gates: [T, k] float32; gate_up: [X, 2F, E]; down: [X, E, F].
-    Returns [T, E]. (Shazeer et al., 2017; SwiGLU experts as in Mixtral.)
+    x: [T, E]; ids: [T, k] int32 experts; gates: [T, k] float32; gate_up: [X, 2F, E], or [X, F, E] where the
+    activation has no gate; down: [X, E, F]; activation: see `activate`. Returns [T, E]. (Shazeer et al., 2017.)
     """
-    return moe_reference(x, ids, gates, gate_up, down)
+    return moe_reference(x, ids, gates, gate_up, down, activation)
 
 
 @moe.register_fake
-def _(x: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+def _(x: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor, activation: str) -> Tensor:
     return torch.empty_like(x)

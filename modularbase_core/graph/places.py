@@ -5,13 +5,15 @@ Blocks are written against either; a test holds the two to the same result.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from modularbase_core.graph import ops
+from modularbase_core.graph.routed import Routed, routed
 
 
 @dataclass(slots=True)
@@ -19,11 +21,12 @@ class Windows:
     """Whole windows without a cache: T = windows * N rows, window by window.
 
     mask: [windows, 1, N, N] bool, true where a row may see a column (causal and same document), or None
-    for plain causal attention.
+    for plain causal attention. routed: what each mixture did with these rows, in the order of the layers.
     """
 
     count: int
     mask: Tensor | None = None
+    routed: list[Routed] = field(default_factory=list)
 
     def attend(self, qkv: Tensor, rotary: Tensor, layer: int, heads: int, kv_heads: int) -> Tensor:
         """Return [T, H*D] for `qkv` [T, (H+2K)*D]."""
@@ -42,9 +45,12 @@ class Windows:
         )
         return out.transpose(1, 2).reshape(qkv.shape[0], heads * size)
 
-    def mixture(self, x: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-        """Run experts differentiably."""
-        return ops.moe_reference(x, ids, gates, gate_up, down)
+    def mixture(
+        self, x: Tensor, logits: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor, activation: str
+    ) -> Tensor:
+        """Run the experts `ids` of `logits` [T, X] differentiably, and note how tokens were spread."""
+        self.routed.append(routed(logits, ids))
+        return _uncompiled(x, ids, gates, gate_up, down, activation)
 
 
 @dataclass(slots=True)
@@ -70,10 +76,15 @@ class Pages:
         )
         return out
 
-    def mixture(self, x: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    def mixture(
+        self, x: Tensor, logits: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor, activation: str
+    ) -> Tensor:
         """Run experts through the op that a kernel replaces."""
-        out: Tensor = ops.moe(x, ids, gates, gate_up, down)
+        out: Tensor = ops.moe(x, ids, gates, gate_up, down, activation)
         return out
 
 
 Place = Windows | Pages
+
+# how many rows an expert gets is known only when they are there, which torch.compile does not follow
+_uncompiled: Callable[..., Tensor] = torch.compiler.disable(ops.moe_reference)  # type: ignore[no-untyped-call]

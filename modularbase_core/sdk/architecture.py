@@ -44,7 +44,12 @@ LARGEST: Final[Mapping[str, int]] = {
 }
 """Sizes beyond which a description is taken for a mistake, before anything is made from it."""
 
-_ADDED: Final = {"heads": 1}  # of a router: what was added later and left alone keeps the keys of manifests
+ACTIVATIONS: Final = ("swiglu", "geglu", "gelu")
+"""Of a feed-forward: gated by silu, gated by gelu, gelu without a gate."""
+
+# what was added later and left alone keeps the keys of manifests: `heads` of a router, `activation` of blocks
+_ADDED: Final[Mapping[str, object]] = {"heads": 1}
+_ADDED_TO_BLOCKS: Final[Mapping[str, object]] = {"activation": "swiglu"}
 _T = TypeVar("_T")
 
 
@@ -76,7 +81,10 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blocks:
-    """One transformer block, Llama/Qwen2-shaped; `experts` > 0 makes its feed-forward a mixture."""
+    """One transformer block, Llama/Qwen2-shaped; `experts` > 0 makes its feed-forward a mixture.
+
+    activation: one of `ACTIVATIONS`.
+    """
 
     hidden_size: int
     heads: int
@@ -88,6 +96,7 @@ class Blocks:
     qkv_bias: bool = False
     experts: int = 0
     experts_per_token: int = 2
+    activation: str = "swiglu"
 
     def __post_init__(self) -> None:
         for name in ("hidden_size", "heads", "kv_heads", "head_size", "ffn_size", "experts_per_token"):
@@ -102,11 +111,21 @@ class Blocks:
             raise ArchitectureError(f"head_size is {self.head_size}; use a multiple of 32")
         if self.experts and not 0 < self.experts_per_token <= self.experts:
             raise ArchitectureError(f"experts_per_token {self.experts_per_token} is not in 1..{self.experts}")
+        if self.activation not in ACTIVATIONS:
+            told = nearest(self.activation, ACTIVATIONS)
+            raise ArchitectureError(
+                f"activation is {shown(self.activation)}; use one of {', '.join(ACTIVATIONS)}{told}"
+            )
 
     @property
     def qkv_size(self) -> int:
         """Width of the fused query, key and value projection."""
         return (self.heads + 2 * self.kv_heads) * self.head_size
+
+    @property
+    def gate_up_size(self) -> int:
+        """Width of a feed-forward's first projection: gate and up, or up alone."""
+        return self.ffn_size if self.activation == "gelu" else 2 * self.ffn_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,9 +233,10 @@ def hidden_width(architecture: Architecture) -> int:
 def architecture_key(architecture: Architecture) -> str:
     """Return 16 hex digits that equal architectures share."""
     plain = architecture_to_dict(architecture)
-    for name, before in _ADDED.items():
-        if plain.get(name) == before:
-            del plain[name]
+    for owner, added in ((plain, _ADDED), (plain.get("blocks", {}), _ADDED_TO_BLOCKS)):
+        for name, before in added.items():
+            if owner.get(name) == before:
+                del owner[name]
     text = json.dumps(plain, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -226,7 +246,7 @@ def _build(kind: type[_T], value: Mapping[str, Any], where: str) -> _T:
     for key, given in value.items():
         if key not in known:
             raise ArchitectureError(f"{where} has the unknown key {shown(key)}{nearest(key, known)}")
-        wanted: Any = {"int": int, "float": (int, float), "bool": bool, "Blocks": Blocks, "Window": Window}[
+        wanted: Any = {"str": str, "int": int, "float": (int, float), "bool": bool, "Blocks": Blocks, "Window": Window}[
             str(known[key].type)
         ]
         if not isinstance(given, wanted) or (isinstance(given, bool) and wanted is not bool):

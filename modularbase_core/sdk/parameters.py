@@ -83,9 +83,9 @@ def _block(b: Blocks) -> Iterator[tuple[str, Shape]]:
     yield "ffn_norm.weight", (b.hidden_size,)
     if b.experts:
         # a bare nn.Parameter has no `.weight`; state_dict lists it before the child modules
-        yield "ffn.gate_up", (b.experts, 2 * b.ffn_size, b.hidden_size)
+        yield "ffn.gate_up", (b.experts, b.gate_up_size, b.hidden_size)
         yield "ffn.down", (b.experts, b.hidden_size, b.ffn_size)
         yield "ffn.router.weight", (b.experts, b.hidden_size)
     else:
-        yield "ffn.gate_up.weight", (2 * b.ffn_size, b.hidden_size)
+        yield "ffn.gate_up.weight", (b.gate_up_size, b.hidden_size)
         yield "ffn.down.weight", (b.hidden_size, b.ffn_size)

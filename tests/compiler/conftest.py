@@ -32,13 +32,19 @@ TINY = {
     ),
     "pack": PackArchitecture(
         base_hidden_size=64,
-        blocks=Blocks(hidden_size=48, heads=3, kv_heads=1, head_size=64, ffn_size=80),
+        blocks=Blocks(hidden_size=48, heads=3, kv_heads=1, head_size=64, ffn_size=80, activation="geglu"),
         layers=1,
         window=WINDOW,
     ),
     "mixture": PackArchitecture(
         base_hidden_size=64,
-        blocks=Blocks(hidden_size=64, heads=2, kv_heads=2, head_size=32, ffn_size=32, experts=4),
+        blocks=Blocks(hidden_size=64, heads=2, kv_heads=2, head_size=32, ffn_size=32, experts=4, activation="gelu"),
+        layers=1,
+        window=WINDOW,
+    ),
+    "gelu": PackArchitecture(
+        base_hidden_size=64,
+        blocks=Blocks(hidden_size=64, heads=2, kv_heads=2, head_size=32, ffn_size=48, activation="gelu"),
         layers=1,
         window=WINDOW,
     ),

@@ -56,6 +56,14 @@ def test_residuals_and_swiglu_are_swallowed_by_kernels(lowered):
     assert "split" not in text
 
 
+@pytest.mark.parametrize(("name", "kernel"), [("pack", "geglu_80"), ("gelu", "gelu_48")])
+def test_gelu_with_and_without_a_gate_has_a_kernel(name, kernel):
+    [program] = export_programs(TINY[name], CpuKernels("x86-64"), "float32")
+    text = program.module.script()
+    assert f"cls.{kernel}," in text
+    assert "R.nn.gelu" not in text
+
+
 def test_a_tied_embedding_is_by_rows_to_look_up_and_packed_to_make_logits(lowered):
     programs, _ = lowered
     layouts = {name: {item.name: item.layout for item in programs[name].parameters} for name in ("understand", "fuse")}

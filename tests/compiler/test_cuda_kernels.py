@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from modularbase_core.errors import ArtefactError
 from modularbase_core.graph import ops
+from modularbase_core.sdk.architecture import ACTIVATIONS
 from tests.compiler.emulation import Emulated, zeros
 from tests.compiler.ragged import layout
 
@@ -41,11 +42,11 @@ def test_rms_norm_is_that_of_torch(tmp_path):
     np.testing.assert_allclose(y, functional.rms_norm(torch.from_numpy(x), [200], torch.from_numpy(w), 1e-6), rtol=1e-5)
 
 
-def test_swiglu_is_that_of_torch(tmp_path):
-    x, y = random(3, 300), zeros(3, 150)
-    Emulated(KERNELS.swiglu(150), tmp_path)((3, 1), (128, 1), x=x, y=y, rows=3)
-    gate, up = torch.from_numpy(x).chunk(2, -1)
-    np.testing.assert_allclose(y, functional.silu(gate) * up, rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("form", ACTIVATIONS)
+def test_activations_are_those_of_torch(tmp_path, form):
+    x, y = random(3, 150 if form == "gelu" else 300), zeros(3, 150)
+    Emulated(KERNELS.activation(150, form), tmp_path)((3, 1), (128, 1), x=x, y=y, rows=3)
+    np.testing.assert_allclose(y, ops.activate(torch.from_numpy(x), form), rtol=1e-5, atol=1e-6)
 
 
 def test_appending_writes_the_pages_of_the_reference(tmp_path):
@@ -86,19 +87,20 @@ def test_attend_is_that_of_the_reference_on_a_ragged_call(tmp_path, heads, kv_he
     assert np.array_equal(attend(qkv[:3].copy(), first), out[:3])
 
 
-def test_moe_is_that_of_the_reference(tmp_path):
+@pytest.mark.parametrize("form", ACTIVATIONS)
+def test_moe_is_that_of_the_reference(tmp_path, form):
     rng = np.random.default_rng(0)
     ids = np.stack([rng.permutation(4)[:2] for _ in range(3)]).astype(np.int32)
     x, gates, gate_up, down = (
         random(3, 150),
         random(3, 2, seed=1),
-        random(4, 48, 150, seed=2),
+        random(4, 24 if form == "gelu" else 48, 150, seed=2),
         random(4, 150, 24, seed=3),
     )
     y = zeros(3, 150)
-    kernel = Emulated(KERNELS.moe(4, 2, 150, 24), tmp_path)
+    kernel = Emulated(KERNELS.moe(4, 2, 150, 24, form), tmp_path)
     kernel((3, 1), (128, 1), x=x, ids=ids, gates=gates, gate_up=gate_up, down=down, y=y, rows=3)
-    expected = ops.moe(*map(torch.from_numpy, (x, ids, gates, gate_up, down))).numpy()
+    expected = ops.moe(*map(torch.from_numpy, (x, ids, gates, gate_up, down)), form).numpy()
     assert np.linalg.norm(y - expected) <= 1e-5 * np.linalg.norm(expected)
 
 

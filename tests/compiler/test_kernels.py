@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from modularbase_core.device.target import Target, cpu_target
 from modularbase_core.graph import ops
+from modularbase_core.sdk.architecture import ACTIVATIONS
 from tests.compiler.ragged import calls, layout
 
 LAYERS, HEADS, KV_HEADS, SIZE, POSITIONS = 2, 4, 2, 32, 96
@@ -92,13 +93,14 @@ def test_rms_norm_is_that_of_torch(make, rows):
 
 
 @few
-@given(rows=st.integers(1, 40), scale=st.sampled_from([0.1, 1.0, 40.0, 1e4]))
-def test_swiglu_is_that_of_torch_also_far_from_zero(make, rows, scale):
-    x = random(rows, 96) * np.float32(scale)
+@given(rows=st.integers(1, 40), scale=st.sampled_from([0.1, 1.0, 40.0, 1e4]), form=st.sampled_from(ACTIVATIONS))
+def test_activations_are_those_of_torch_also_far_from_zero(make, rows, scale, form):
+    x = random(rows, 48 if form == "gelu" else 96) * np.float32(scale)
     out = tensor(np.zeros((rows, 48), np.float32))
-    make("swiglu", 48)(tensor(x), out)
-    gate, up = torch.from_numpy(x).chunk(2, -1)
-    np.testing.assert_allclose(out.numpy(), functional.silu(gate) * up, rtol=2e-6, atol=1e-6 * scale)
+    make("activation", 48, form)(tensor(x), out)
+    np.testing.assert_allclose(
+        out.numpy(), ops.activate(torch.from_numpy(x), form), rtol=2e-6, atol=2e-6 * max(scale, 1)
+    )
 
 
 @few
@@ -155,12 +157,13 @@ def test_attend_reads_nothing_past_the_last_visible_position(make):
 
 
 @few
-@given(rows=st.integers(1, 9), seed=st.integers(0, 9))
-def test_moe_is_that_of_the_reference(make, rows, seed):
+@given(rows=st.integers(1, 9), seed=st.integers(0, 9), form=st.sampled_from(ACTIVATIONS))
+def test_moe_is_that_of_the_reference(make, rows, seed, form):
     rng = np.random.default_rng(seed)
     ids = np.stack([rng.permutation(4)[:2] for _ in range(rows)]).astype(np.int32)
-    values = (random(rows, 32), ids, random(rows, 2, seed=1), random(4, 48, 32, seed=2), random(4, 32, 24, seed=3))
+    gate_up = random(4, 24 if form == "gelu" else 48, 32, seed=2)
+    values = (random(rows, 32), ids, random(rows, 2, seed=1), gate_up, random(4, 32, 24, seed=3))
     out = tensor(np.zeros((rows, 32), np.float32))
-    make("moe", 4, 2, 32, 24)(*map(tensor, values), out)
-    expected = ops.moe(*map(torch.from_numpy, values)).numpy()
+    make("moe", 4, 2, 32, 24, form)(*map(tensor, values), out)
+    expected = ops.moe(*map(torch.from_numpy, values), form).numpy()
     assert np.linalg.norm(out.numpy() - expected) <= 2e-6 * np.linalg.norm(expected)

@@ -39,7 +39,8 @@ def assert_close(got, expected, bound=1e-5):
 
 
 @pytest.mark.parametrize(
-    "name", ["understand", "recall_hidden", "mix", "fuse", "run", "run_mixture", "route", "route_lexicon"]
+    "name",
+    ["understand", "recall_hidden", "mix", "fuse", "run", "run_mixture", "run_gelu", "route", "route_lexicon"],
 )
 @few
 @given(call=calls(listed=LISTED), seed=st.integers(0, 99))
@@ -97,7 +98,7 @@ def test_chunked_equals_whole_equals_decode(compiled, total, cuts, seed):
             assert np.array_equal(one, other)
 
 
-@pytest.mark.parametrize("name", ["understand", "fuse", "run", "run_mixture"])
+@pytest.mark.parametrize("name", ["understand", "fuse", "run", "run_mixture", "run_gelu"])
 @few
 @given(call=calls(listed=LISTED), seed=st.integers(0, 9))
 def test_a_sequence_gets_the_same_bits_alone_and_in_a_batch(compiled, name, call, seed):

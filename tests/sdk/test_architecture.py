@@ -13,12 +13,22 @@ from modularbase_core.sdk.architecture import (
     layer_count,
 )
 
+KEYS = ["767a4850421d3cea", "6a4af7d31691cd50", "35a7fc566aecd497"]
+"""Those that manifests were written with before blocks had an activation."""
+
 
 @pytest.mark.parametrize("architecture", [BASE, PACK, ROUTER])
 def test_an_architecture_survives_json_and_keeps_its_key(architecture):
     back = architecture_from_dict(architecture_to_dict(architecture))
     assert back == architecture
     assert architecture_key(back) == architecture_key(architecture)
+
+
+def test_a_field_that_came_later_changes_no_key_where_it_is_left_alone():
+    assert [architecture_key(one) for one in (BASE, PACK, ROUTER)] == KEYS
+    gelu = dataclasses.replace(PACK, blocks=dataclasses.replace(BLOCKS, activation="gelu"))
+    assert architecture_key(gelu) != architecture_key(PACK)
+    assert architecture_from_dict(architecture_to_dict(gelu)) == gelu
 
 
 def test_depth_and_width_are_those_of_the_network():
@@ -35,6 +45,7 @@ def test_depth_and_width_are_those_of_the_network():
         (BLOCKS, {"head_size": 40}, "head_size is 40; use a multiple of 32"),
         (BLOCKS, {"experts": -1}, "experts is -1; it must be at least 0"),
         (BLOCKS, {"experts": 2, "experts_per_token": 3}, r"experts_per_token 3 is not in 1\.\.2"),
+        (BLOCKS, {"activation": "glu"}, r"activation is 'glu'; use one of swiglu, geglu, gelu \(did you mean"),
         (BLOCKS, {"norm_epsilon": 0.0}, "norm_epsilon is 0.0; it must be positive and finite"),
         (BLOCKS, {"rope_theta": float("inf")}, "rope_theta is inf; it must be positive and finite"),
         (PACK, {"layers": LARGEST["layers"] + 1}, "layers is 513; the largest is 512"),

@@ -21,8 +21,8 @@ class Kernels(Protocol):
     def rms_norm(self, width: int, epsilon: float) -> Any | None:
         """Make RMSNorm."""
 
-    def swiglu(self, width: int) -> Any | None:
-        """Make silu(gate) * up of a [T, 2F] projection."""
+    def activation(self, width: int, form: str) -> Any | None:
+        """Make `graph.ops.activate` of a [T, 2F] or [T, F] projection; form: see there."""
 
     def append_kv(self, layers: int, heads: int, kv_heads: int, size: int) -> Any:
         """Make the op `append_kv`, in place."""
@@ -33,5 +33,5 @@ class Kernels(Protocol):
     def attend(self, layers: int, heads: int, kv_heads: int, size: int, positions: int) -> Any:
         """Make the op `attend`."""
 
-    def moe(self, experts: int, chosen: int, width: int, ffn: int) -> Any:
+    def moe(self, experts: int, chosen: int, width: int, ffn: int, activation: str) -> Any:
         """Make the op `moe`."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+from modularbase_compiler.kernels.cpu.activation import activation
 from modularbase_compiler.kernels.cpu.append import append_hidden, append_kv
 from modularbase_compiler.kernels.cpu.attend import attend
 from modularbase_compiler.kernels.cpu.linear import linear
 from modularbase_compiler.kernels.cpu.moe import moe
 from modularbase_compiler.kernels.cpu.rms_norm import rms_norm
-from modularbase_compiler.kernels.cpu.swiglu import swiglu
 
 
 class CpuKernels:
@@ -31,9 +31,9 @@ class CpuKernels:
         """Make the vector kernel, for widths of whole vectors."""
         return None if width % 16 else _rms_norm(width, epsilon)
 
-    def swiglu(self, width: int) -> Any | None:
+    def activation(self, width: int, form: str) -> Any | None:
         """Make the vector kernel, for widths of whole vectors."""
-        return None if width % 16 else _swiglu(width)
+        return None if width % 16 else _activation(width, form)
 
     def append_kv(self, layers: int, heads: int, kv_heads: int, size: int) -> Any:
         """Make the kernel."""
@@ -47,15 +47,15 @@ class CpuKernels:
         """Make the kernel."""
         return _attend(layers, heads, kv_heads, size, positions)
 
-    def moe(self, experts: int, chosen: int, width: int, ffn: int) -> Any:
+    def moe(self, experts: int, chosen: int, width: int, ffn: int, activation: str) -> Any:
         """Make the kernel."""
-        return _moe(experts, chosen, width, ffn)
+        return _moe(experts, chosen, width, ffn, activation)
 
 
 # a kernel takes 0.1 s to parse and is asked for by every layer
 _linear = lru_cache(linear)
 _rms_norm = lru_cache(rms_norm)
-_swiglu = lru_cache(swiglu)
+_activation = lru_cache(activation)
 _append_kv = lru_cache(append_kv)
 _append_hidden = lru_cache(append_hidden)
 _attend = lru_cache(attend)

@@ -9,9 +9,13 @@ from typing import Any
 
 from tvm.script import tirx as T  # noqa: N812  # TVMScript's own name
 
+from modularbase_compiler.kernels.activation import GATED, activated
 
-def moe(experts: int, chosen: int, width: int, ffn: int) -> Any:
-    """Make the kernel: x [T, E], ids [T, k], gates [T, k], gate_up [X, 2F, E], down [X, E, F] -> y [T, E]."""
+
+def moe(experts: int, chosen: int, width: int, ffn: int, activation: str) -> Any:
+    """Make the kernel: x [T, E], ids [T, k], gates [T, k], gate_up [X, 2F or F, E], down [X, E, F] -> y [T, E]."""
+    gated = activation in GATED
+    projected = 2 * ffn if gated else ffn
 
     @T.prim_func(s_tir=True)
     def moe(x_: T.handle, i_: T.handle, g_: T.handle, u_: T.handle, d_: T.handle, y_: T.handle) -> None:
@@ -20,7 +24,7 @@ def moe(experts: int, chosen: int, width: int, ffn: int) -> Any:
         x = T.match_buffer(x_, (rows, width), "float32")
         ids = T.match_buffer(i_, (rows, chosen), "int32")
         gates = T.match_buffer(g_, (rows, chosen), "float32")
-        gate_up = T.match_buffer(u_, (experts, 2 * ffn, width), "float32")
+        gate_up = T.match_buffer(u_, (experts, projected, width), "float32")
         down = T.match_buffer(d_, (experts, width, ffn), "float32")
         y = T.match_buffer(y_, (rows, width), "float32")
         for row in T.parallel(rows):
@@ -35,8 +39,12 @@ def moe(experts: int, chosen: int, width: int, ffn: int) -> Any:
                         sums[1] = T.float32(0)
                         for e in T.serial(width):
                             sums[0] = sums[0] + x[row, e] * gate_up[ids[row, c], f, e]
-                            sums[1] = sums[1] + x[row, e] * gate_up[ids[row, c], ffn + f, e]
-                        hidden[f] = sums[0] / (T.float32(1) + T.exp(-sums[0])) * sums[1]
+                            if gated:
+                                sums[1] = sums[1] + x[row, e] * gate_up[ids[row, c], ffn + f, e]
+                        if gated:
+                            hidden[f] = activated(sums[0], activation) * sums[1]
+                        else:
+                            hidden[f] = activated(sums[0], activation)
                     for e in T.serial(width):
                         sums[0] = T.float32(0)
                         for f in T.serial(ffn):

@@ -7,6 +7,8 @@ from typing import Any, Final
 
 from tvm import tirx
 
+from modularbase_compiler.kernels.activation import exponent
+
 LANES: Final = 16
 LOG2_E: Final = math.log2(math.e)
 
@@ -36,9 +38,9 @@ def exp2(x: Any) -> Any:
     return value * tirx.reinterpret("float32x16", bits)
 
 
-def silu(x: Any) -> Any:
-    """Return x * sigmoid(x) of a vector."""
-    return x / (fill(1.0) + exp2(x * fill(-LOG2_E)))
+def activated(x: Any, activation: str) -> Any:
+    """Return silu(x) or gelu(x) of a vector, whichever `activation` applies."""
+    return x / (fill(1.0) + exp2(exponent(x, activation, fill) * fill(-LOG2_E)))
 
 
 def fold(values: Any, combine: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 from modularbase_compiler.kernels.cuda.attend import attend
 from modularbase_compiler.kernels.cuda.linear import linear
 from modularbase_compiler.kernels.cuda.moe import moe
-from modularbase_compiler.kernels.cuda.rows import append_hidden, append_kv, rms_norm, swiglu
+from modularbase_compiler.kernels.cuda.rows import activation, append_hidden, append_kv, rms_norm
 from modularbase_core.errors import ArtefactError
 
 _SHARED_BYTES = 48 << 10  # what every architecture gives a block without asking
@@ -30,9 +30,9 @@ class CudaKernels:
         """Make the kernel."""
         return _rms_norm(width, epsilon, self.dtype)
 
-    def swiglu(self, width: int) -> Any | None:
+    def activation(self, width: int, form: str) -> Any | None:
         """Make the kernel."""
-        return _swiglu(width, self.dtype)
+        return _activation(width, form, self.dtype)
 
     def append_kv(self, layers: int, heads: int, kv_heads: int, size: int) -> Any:
         """Make the kernel."""
@@ -47,10 +47,10 @@ class CudaKernels:
         _check_shared("a window", positions + size + 128, "lower trained_tokens")
         return _attend(layers, heads, kv_heads, size, positions, self.dtype)
 
-    def moe(self, experts: int, chosen: int, width: int, ffn: int) -> Any:
+    def moe(self, experts: int, chosen: int, width: int, ffn: int, activation: str) -> Any:
         """Make the kernel; raises ArtefactError where a token's hidden values exceed shared memory."""
         _check_shared("an expert", width + ffn, "lower ffn_size")
-        return _moe(experts, chosen, width, ffn, self.dtype)
+        return _moe(experts, chosen, width, ffn, activation, self.dtype)
 
 
 def _check_shared(what: str, floats: int, remedy: str) -> None:
@@ -64,7 +64,7 @@ def _check_shared(what: str, floats: int, remedy: str) -> None:
 # a kernel takes 0.1 s to parse and is asked for by every layer
 _linear = lru_cache(linear)
 _rms_norm = lru_cache(rms_norm)
-_swiglu = lru_cache(swiglu)
+_activation = lru_cache(activation)
 _append_kv = lru_cache(append_kv)
 _append_hidden = lru_cache(append_hidden)
 _attend = lru_cache(attend)

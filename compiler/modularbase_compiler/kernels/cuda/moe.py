@@ -9,11 +9,15 @@ from typing import Any
 
 from tvm.script import tirx as T  # noqa: N812  # TVMScript's own name
 
+from modularbase_compiler.kernels.activation import GATED, activated
+
 _THREADS = 128
 
 
-def moe(experts: int, chosen: int, width: int, ffn: int, dtype: str) -> Any:
-    """Make the kernel: x [T, E], ids [T, k], gates [T, k], gate_up [X, 2F, E], down [X, E, F] -> y [T, E]."""
+def moe(experts: int, chosen: int, width: int, ffn: int, activation: str, dtype: str) -> Any:
+    """Make the kernel: x [T, E], ids [T, k], gates [T, k], gate_up [X, 2F or F, E], down [X, E, F] -> y [T, E]."""
+    gated = activation in GATED
+    projected = 2 * ffn if gated else ffn
 
     @T.prim_func(s_tir=True)
     def moe(x_: T.handle, i_: T.handle, g_: T.handle, u_: T.handle, d_: T.handle, y_: T.handle) -> None:
@@ -22,7 +26,7 @@ def moe(experts: int, chosen: int, width: int, ffn: int, dtype: str) -> Any:
         x = T.match_buffer(x_, (rows, width), dtype)
         ids = T.match_buffer(i_, (rows, chosen), "int32")
         gates = T.match_buffer(g_, (rows, chosen), "float32")
-        gate_up = T.match_buffer(u_, (experts, 2 * ffn, width), dtype)
+        gate_up = T.match_buffer(u_, (experts, projected, width), dtype)
         down = T.match_buffer(d_, (experts, width, ffn), dtype)
         y = T.match_buffer(y_, (rows, width), dtype)
         for row in T.thread_binding(rows, thread="blockIdx.x"):
@@ -42,10 +46,14 @@ def moe(experts: int, chosen: int, width: int, ffn: int, dtype: str) -> Any:
                                     sums[0] = sums[0] + T.cast(x[row, e], "float32") * T.cast(
                                         gate_up[ids[row, c], i * _THREADS + t, e], "float32"
                                     )
-                                    sums[1] = sums[1] + T.cast(x[row, e], "float32") * T.cast(
-                                        gate_up[ids[row, c], ffn + i * _THREADS + t, e], "float32"
-                                    )
-                                hidden[i * _THREADS + t] = sums[0] / (T.float32(1) + T.exp(-sums[0])) * sums[1]
+                                    if gated:
+                                        sums[1] = sums[1] + T.cast(x[row, e], "float32") * T.cast(
+                                            gate_up[ids[row, c], ffn + i * _THREADS + t, e], "float32"
+                                        )
+                                if gated:
+                                    hidden[i * _THREADS + t] = activated(sums[0], activation) * sums[1]
+                                else:
+                                    hidden[i * _THREADS + t] = activated(sums[0], activation)
                         T.evaluate(T.tvm_storage_sync("shared"))
                         for i in T.serial((width + _THREADS - 1) // _THREADS):
                             if i * _THREADS + t < width:

@@ -1,4 +1,4 @@
-"""Kernels of one block a row: RMSNorm, SwiGLU's product, and writing rows into pages."""
+"""Kernels of one block a row: RMSNorm, a feed-forward's activation, and writing rows into pages."""
 
 # TVMScript is typed by TVM's parser, not by Python's
 # mypy: disable-error-code="untyped-decorator, no-untyped-def"
@@ -9,6 +9,7 @@ from typing import Any
 
 from tvm.script import tirx as T  # noqa: N812  # TVMScript's own name
 
+from modularbase_compiler.kernels.activation import GATED, activated
 from modularbase_core.sdk.architecture import PAGE_TOKENS as PAGE
 
 _THREADS = 128
@@ -55,14 +56,16 @@ def rms_norm(width: int, epsilon: float, dtype: str) -> Any:
     return rms_norm
 
 
-def swiglu(width: int, dtype: str) -> Any:
-    """Make the kernel: x [T, 2F] (gate, then up) -> y [T, F] = silu(gate) * up, in float32 between."""
+def activation(width: int, form: str, dtype: str) -> Any:
+    """Make the kernel: x [T, 2F] (gate, then up), or [T, F] without a gate -> y [T, F], in float32 between."""
+    gated = form in GATED
+    read = 2 * width if gated else width
 
     @T.prim_func(s_tir=True)
-    def swiglu(x_: T.handle, y_: T.handle) -> None:
+    def activation(x_: T.handle, y_: T.handle) -> None:
         T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True, "op_pattern": 8})
         rows = T.int64()
-        x = T.match_buffer(x_, (rows, 2 * width), dtype)
+        x = T.match_buffer(x_, (rows, read), dtype)
         y = T.match_buffer(y_, (rows, width), dtype)
         for row in T.thread_binding(rows, thread="blockIdx.x"):
             for t in T.thread_binding(_THREADS, thread="threadIdx.x"):
@@ -71,14 +74,18 @@ def swiglu(width: int, dtype: str) -> Any:
                         T.reads()
                         T.writes()
                         if i * _THREADS + t < width:
-                            y[row, i * _THREADS + t] = T.cast(
-                                T.cast(x[row, i * _THREADS + t], "float32")
-                                / (T.float32(1) + T.exp(-T.cast(x[row, i * _THREADS + t], "float32")))
-                                * T.cast(x[row, width + i * _THREADS + t], "float32"),
-                                dtype,
-                            )
+                            if gated:
+                                y[row, i * _THREADS + t] = T.cast(
+                                    activated(T.cast(x[row, i * _THREADS + t], "float32"), form)
+                                    * T.cast(x[row, width + i * _THREADS + t], "float32"),
+                                    dtype,
+                                )
+                            else:
+                                y[row, i * _THREADS + t] = T.cast(
+                                    activated(T.cast(x[row, i * _THREADS + t], "float32"), form), dtype
+                                )
 
-    return swiglu
+    return activation
 
 
 def append_kv(layers: int, heads: int, kv_heads: int, size: int, dtype: str) -> Any:
