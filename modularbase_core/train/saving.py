@@ -26,7 +26,8 @@ from modularbase_core.train.recipe import Recipe
 
 MAY_CHANGE: Final = frozenset(
     {"name", "folder", "router", "ship", "over", "manifest", "examples", "others", "accumulate", "compile", "parallel"}
-    | {"checkpoint_activations", "offload", "device", "threads", "logs"}
+    | {"checkpoint_activations", "offload", "device", "threads", "logs", "threshold"}
+    | {f"teacher.{key}" for key in ("key_variable", "concurrency", "requests_per_minute", "retries", "timeout_seconds")}
 )
 """Keys of a recipe that decide nothing of what is learnt: a run that resumes may have others."""
 
@@ -40,6 +41,7 @@ def keys_of(recipe: Recipe) -> dict[str, str]:
         for item in dataclasses.fields(recipe)
         if item.name not in MAY_CHANGE
         for key, value in _flat(item.name, getattr(recipe, item.name))
+        if key not in MAY_CHANGE
     }
     file = recipe.folder / recipe.tokenizer
     if file.is_file():

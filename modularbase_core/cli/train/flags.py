@@ -61,6 +61,10 @@ HELP: Final[Mapping[str, str]] = {
     "threads": "Of a process; 0 for torch's own choice.",
     "logs": "Who gets the losses too; may be repeated.",
     "ship": "Folder of the pack that --ship writes.",
+    "learns": "Parts that an aligned pack learns; may be repeated.",
+    "old_base": "Base that an aligned pack was made for, for a closer start.",
+    "replay_share": "Share of a grown pack's tokens that is of what it learnt before.",
+    "threshold": "Share of messages reaching no pack over which they are a new domain.",
     "over": "Folder of the base and router that read messages for routing keys, or an installed base.",
 }
 """What a key's flag says; of a key that is not here, its name says it all."""

@@ -6,5 +6,6 @@ Imports no torch, so that the command line can make its flags and check a recipe
 from modularbase_core.train.recipe.keys import STAGES, Recipe
 from modularbase_core.train.recipe.reading import read_recipe
 from modularbase_core.train.recipe.source import Source
+from modularbase_core.train.recipe.teacher import Teacher
 
-__all__ = ["STAGES", "Recipe", "Source", "read_recipe"]
+__all__ = ["STAGES", "Recipe", "Source", "Teacher", "read_recipe"]

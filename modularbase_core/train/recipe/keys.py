@@ -11,6 +11,7 @@ from typing import Any, Final
 from modularbase_core.errors import ConfigError, nearest
 from modularbase_core.sdk.architecture import Architecture, BaseArchitecture, PackArchitecture
 from modularbase_core.train.recipe.source import Source
+from modularbase_core.train.recipe.teacher import Teacher
 
 STAGES: Final = ("base", "router", "chat", "pack", "align", "grow", "distill")
 
@@ -22,6 +23,7 @@ CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "parallel": ("ddp", "fsdp"),
     "device": ("auto", "cpu", "cuda"),
     "logs": ("tensorboard", "wandb", "none"),
+    "learns": ("input", "output", "norms"),
 }
 """What keys of few values may be; of a list, each of its items."""
 
@@ -35,6 +37,9 @@ POSITIVE: Final = (
     "accumulate",
 )
 NOT_NEGATIVE: Final = ("recall_tokens", "needle_tokens", "weight_decay", "balance", "threads")
+SHARES: Final = ("replay_share", "threshold")
+OF_ONE_STAGE: Final = {"learns": "align", "old_base": "align", "replay": "grow", "teacher": "distill"}
+"""Keys that mean nothing to other stages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +65,12 @@ class Recipe:
     parallel: how several processes share the work; offload: whether weights wait in host memory. threads: of a
     process, 0 for torch's own choice. logs: who gets the losses besides the terminal; left out, TensorBoard's files
     are written where its writer is installed.
+
+    align, grow and distill: see `train.align`, `train.grow` and `train.distill`. learns: which parts of an aligned
+    pack learn, the input adapter unless told. old_base: the base that it was made for, a run, an installed pack or a
+    folder, for a closer start. replay: what the pack learnt from before; `replay_share` of the tokens are of it.
+    threshold: the share of messages that reach no pack over which they are a domain of their own. teacher: who is
+    learnt from.
     """
 
     name: str
@@ -104,6 +115,12 @@ class Recipe:
     manifest: Mapping[str, Any] | None = None  # Any: JSON, checked by Manifest
     examples: tuple[Source, ...] = ()
     others: tuple[Source, ...] = ()
+    learns: tuple[str, ...] = ()
+    old_base: str | None = None
+    replay: tuple[Source, ...] = ()
+    replay_share: float = 0.3
+    threshold: float = 0.5
+    teacher: Teacher | None = None
 
     def __post_init__(self) -> None:
         for name in CHOICES:
@@ -114,9 +131,17 @@ class Recipe:
         for name in NOT_NEGATIVE:
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"recipe {self.name!r}: {name} is {getattr(self, name)}; it must be at least 0")
+        for name in SHARES:
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"recipe {self.name!r}: {name} is {getattr(self, name)}; it must be at least 0, under 1")
         if self.tokens < self.batch_tokens:
             raise ConfigError(f"recipe {self.name!r}: tokens {self.tokens} is less than one batch")
         self._check_windows()
+        for name, stage in OF_ONE_STAGE.items():
+            if getattr(self, name) and self.stage != stage:
+                raise ConfigError(f"recipe {self.name!r}: `{name}` is for stage {stage!r}, not {self.stage!r}; remove it")
+        if self.stage == "distill" and self.teacher is None:
+            raise ConfigError(f"recipe {self.name!r} has no [teacher]; say there who is learnt from, by its `kind`")
         if self.stage == "chat" and self.manifest is not None and self.manifest.get("type") != "system":
             raise ConfigError(
                 f"recipe {self.name!r}: the manifest of stage chat says type {self.manifest.get('type')!r}; "
@@ -152,6 +177,11 @@ class Recipe:
                     f"recipe {self.name!r}: a window of {length} tokens is longer than the trained window of "
                     f"{min(trained)}; shorten it or raise window.trained_tokens"
                 )
+
+    @property
+    def learns_base(self) -> bool:
+        """Whether the base learns too, together with the trunk: of stage base, or distilled over no base."""
+        return self.stage == "base" or (self.stage == "distill" and self.base is None)
 
     @property
     def steps(self) -> int:

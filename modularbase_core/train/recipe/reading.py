@@ -14,6 +14,7 @@ from modularbase_core.errors import ConfigError, nearest
 from modularbase_core.sdk.architecture import architecture_from_dict
 from modularbase_core.train.recipe.keys import Recipe
 from modularbase_core.train.recipe.source import Source
+from modularbase_core.train.recipe.teacher import Teacher
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -51,6 +52,11 @@ def _source(value: Mapping[str, Any], where: str) -> Source:
     return Source(**given)
 
 
+def _teacher(value: Mapping[str, Any], where: str) -> Teacher:
+    _check(Teacher, value, where)
+    return Teacher(**value)
+
+
 def _check(kind: type[Any], value: Mapping[str, Any], where: str) -> None:  # Any: what TOML gives
     known = {item.name: item for item in fields(kind) if item.name != "folder"}  # the reader's to give
     for key, given in value.items():
@@ -86,6 +92,7 @@ _FORMS: Final[Mapping[str, tuple[str, Callable[[object], bool]]]] = {
     "tuple[tuple[float, int], ...]": ("a list of pairs [share, length]", _list_of(_share_and_length)),
     "tuple[Source, ...]": ("a list of tables", _list_of(_is(dict))),
     "Architecture | None": ("a table", _is(dict)),
+    "Teacher | None": ("a table", _is(dict)),
     "Mapping[str, Any] | None": ("a table", _is(dict)),
 }
 """What a field's annotation asks of TOML: in words, and as a test."""
@@ -95,5 +102,6 @@ _MADE: Final[Mapping[str, Callable[[Any, str], object]]] = {
     "tuple[tuple[float, int], ...]": lambda value, where: tuple((float(share), length) for share, length in value),
     "tuple[Source, ...]": _sources,
     "Architecture | None": lambda value, where: architecture_from_dict(value),
+    "Teacher | None": _teacher,
 }
 """What is made of a value of TOML, by its field's annotation; of others, nothing."""
