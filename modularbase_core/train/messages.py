@@ -1,18 +1,21 @@
-"""Labelled messages for a router and for packs' routing keys: from JSON lines, or from phrases with slots."""
+"""Labelled messages for a router and for packs' routing keys: of JSON lines, of pages, or of phrases with slots."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from glob import has_magic
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from modularbase_core.errors import DataError
-from modularbase_core.train.corpus import first_message, read_json_lines
+from modularbase_core.train.corpus import first_message, read_json_lines, read_records
 from modularbase_core.train.phrases import read_phrases
+from modularbase_core.train.readers.files import PAGES
 from modularbase_core.train.recipe import Source
+from modularbase_core.train.sections import messages_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,8 @@ class Labelled:
 def read_messages(sources: Sequence[Source], data: Path, folder: Path, seed: int) -> list[Labelled]:
     """Read at most `source.tokens` messages of each source, in random order.
 
-    A file lies in the data folder or else in the recipe's own; one that ends in .toml holds phrases (`phrases`).
+    A file lies in the data folder or else in the recipe's own; one that ends in .toml holds phrases (`phrases`). Of
+    pages, also of all those in a folder, the headings and the first sentences are taken for messages (`sections`).
     Raises DataError where nothing matches.
     """
     out = []
@@ -47,8 +51,12 @@ def read_messages(sources: Sequence[Source], data: Path, folder: Path, seed: int
 
 # Any: whatever a line of JSON holds
 def _rows(name: str, data: Path, folder: Path, seed: int) -> list[dict[str, Any]]:
-    path = data / name if (data / name).exists() else folder / name
-    return [*read_phrases(path, seed=seed)] if path.suffix == ".toml" else [*read_json_lines(path)]
+    path = folder / name if (folder / name).exists() and not (data / name).exists() else data / name
+    if path.suffix == ".toml":
+        return [*read_phrases(path, seed=seed)]
+    if path.is_dir() or path.suffix in PAGES or has_magic(name):
+        return [{"text": said} for record in read_records(path) if record.text for said in messages_of(record.text)]
+    return [*read_json_lines(path)]
 
 
 def _labelled(row: dict[str, Any], source: Source) -> Labelled:
