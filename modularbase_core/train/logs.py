@@ -111,37 +111,51 @@ def _find(name: str) -> ModuleType | None:
 
 
 class Progress:
-    """Shows loss, speed and the time left: a bar on a terminal, elsewhere a line every LINE_SECONDS."""
+    """Shows loss, speed and the time left: a bar on a terminal, elsewhere a line every LINE_SECONDS.
 
-    def __init__(self, total: int, done: int, logs: Sequence[Log], *, quiet: bool) -> None:
-        self._total, self._logs, self._quiet = total, logs, quiet
+    mean: the running mean of the loss, of the last 50 steps or so; unit: what the speed counts.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        done: int,
+        logs: Sequence[Log],
+        *,
+        quiet: bool,
+        mean: float | None = None,
+        unit: str = "tokens",
+    ) -> None:
+        self._total, self._logs, self._quiet, self._unit = total, logs, quiet, unit
         self._bar: Any = None  # tqdm ships no types
         if not quiet and sys.stderr.isatty():
             self._bar = tqdm(total=total, initial=done, unit="step", mininterval=1.0)
         self._first, self._begun = done, time.monotonic()
         self._told, self._logged, self._tokens = self._begun, (self._begun, 0), 0
-        self._mean: float | None = None
+        self.mean = mean
 
     def step(self, number: int, tokens: int, loss: float, values: Mapping[str, float]) -> None:
         """Tell that `number` steps are done, the last of `tokens` with `loss`; `values` are for the logs."""
-        self._mean = loss if self._mean is None else 0.98 * self._mean + 0.02 * loss
+        self.mean = loss if self.mean is None else 0.98 * self.mean + 0.02 * loss
         self._tokens += tokens
         now = time.monotonic()
         speed = self._tokens / max(now - self._begun, 1e-9)
         if self._bar is not None:
-            self._bar.set_postfix_str(f"loss {self._mean:.3f}, {speed:,.0f} tokens/s", refresh=False)
+            self._bar.set_postfix_str(f"loss {self.mean:.3f}, {speed:,.0f} {self._unit}/s", refresh=False)
             self._bar.update()
         elif not self._quiet and (now - self._told >= LINE_SECONDS or number == self._total):
             self._told = now
             left = (now - self._begun) / (number - self._first) * (self._total - number)
-            line = f"step {number}/{self._total}: loss {self._mean:.3f}, {speed:,.0f} tokens/s, {_spoken(left)} left"
+            line = (
+                f"step {number}/{self._total}: loss {self.mean:.3f}, {speed:,.0f} {self._unit}/s, {_spoken(left)} left"
+            )
             print(line, file=sys.stderr, flush=True)
         if self._logs and (number % LOG_STEPS == 0 or number == self._total):
             last, before = self._logged
             recent = (self._tokens - before) / max(now - last, 1e-9)
             self._logged = now, self._tokens
             for log in self._logs:
-                log.write(number, {"loss": loss, **values, "tokens_per_second": recent})
+                log.write(number, {"loss": loss, **values, f"{self._unit}_per_second": recent})
 
     def close(self) -> None:
         """End the bar and the logs."""

@@ -61,7 +61,7 @@ def train(
     """Train `network` in place from its checkpoint, if there is one, to the schedule's end.
 
     loss_of(ids [W, N+1], learn [W, N+1]) is a scalar, the mean over the tokens that count, which are those of
-    learn[:, 1:]; batches(step) yields batches from that step on, the same in every process. recipe: what
+    learn[:, 1:]; where it has a method `figures`, logs are told what that says of the last batch. batches(step) yields batches from that step on, the same in every process. recipe: what
     `saving.keys_of` says of it, kept in the checkpoint.
 
     The checkpoint is written atomically every `save_seconds`, at the end and on Ctrl-C; one that comes inside
@@ -100,9 +100,11 @@ class _Walk:
             if isinstance(stack, Stack):
                 stack.recompute = settings.checkpoint_activations
         self._loss_of = ranks.spread(network, loss_of)
+        self._figures: Callable[[], Mapping[str, float]] = getattr(loss_of, "figures", dict)
         self._optimisers = Optimisers(network, schedule, settings.optimiser)
         self._scaler = scaler_of(settings.precision, ranks.device)
         self._step = self._saved = 0
+        self._loss: float | None = None  # the running mean
         if state is not None:
             self._restore(state)
 
@@ -111,7 +113,7 @@ class _Walk:
         ranks, total = self._ranks, self._schedule.steps
         told = {**asdict(self._schedule), **asdict(self._settings)}
         logs = open_logs(self._settings.logs, self._path.parent, self._step, told) if ranks.first else []
-        progress = Progress(total, self._step, logs, quiet=quiet or not ranks.first)
+        progress = Progress(total, self._step, logs, quiet=quiet or not ranks.first, mean=self._loss)
         saved, whole = time.monotonic(), True
         try:
             with stop_noted(ranks) as stop:
@@ -124,7 +126,9 @@ class _Walk:
                     self._update(norm)
                     whole = True
                     rate = self._schedule.factor(self._step - 1)
-                    progress.step(self._step, learn[:, 1:].numel(), loss, {"rate": rate, "gradient_norm": norm})
+                    figures = {"rate": rate, "gradient_norm": norm, **self._figures()}
+                    progress.step(self._step, learn[:, 1:].numel(), loss, figures)
+                    self._loss = progress.mean
                     if stopped:
                         raise _Stopped
                     if saves:
@@ -201,6 +205,7 @@ class _Walk:
             "random": random_state(self._ranks.device),
             "recipe": self._recipe,
             "step": self._step,
+            "loss": self._loss,
         }
         failed: Exception | None = None
         if self._ranks.first:
@@ -227,6 +232,7 @@ class _Walk:
         if "random" in state:
             restore_random(state["random"], self._ranks.device)
         self._step = self._saved = int(state["step"])
+        self._loss = state.get("loss")
 
 
 class _Stopped(KeyboardInterrupt):

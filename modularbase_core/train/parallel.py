@@ -94,6 +94,11 @@ class Ranks:
         return [self.whole(one) for one in value] if isinstance(value, list) else value
 
 
+def first_process() -> bool:
+    """Tell whether this process writes and tells, before any have joined: the first that torchrun started here."""
+    return not dist.is_torchelastic_launched() or dist.get_node_local_rank(0) == 0
+
+
 @contextmanager
 def joined(parallel: str, device: str, *, offload: bool = False) -> Iterator[Ranks]:
     """Join the processes that torchrun started, or be alone.

@@ -6,10 +6,13 @@ needs only its examples (`packs.keys`).
 
 from __future__ import annotations
 
+import sys
+import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,19 +22,23 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from modularbase_core.errors import ConfigError
+from modularbase_core.errors import ConfigError, DataError
 from modularbase_core.graph.networks import Base, Router
 from modularbase_core.graph.places import Windows
-from modularbase_core.sdk.architecture import RouterArchitecture, routed_part
-from modularbase_core.text.template import BEGIN, ROLES
-from modularbase_core.train.checkpoints import load_base
+from modularbase_core.sdk.architecture import PAGE_TOKENS, RouterArchitecture, routed_part
+from modularbase_core.text.controls import Controls
+from modularbase_core.train.checkpoints import load_base, load_weights
 from modularbase_core.train.installed import Installed
+from modularbase_core.train.logs import Progress, open_logs
 from modularbase_core.train.messages import Labelled, read_messages
-from modularbase_core.train.packing import control_id
 from modularbase_core.train.recipe import Recipe
+from modularbase_core.train.record import plain
+from modularbase_core.train.saving import check_keys, keys_of, read_checkpoint, write_checkpoint
+from modularbase_core.train.tokens import controls_in, load_tokenizer, recipe_controls
 
 MESSAGE_TOKENS = 512
-"""Of a longer message the rest is not read; the router reads its beginning and the end of this."""
+"""Of a longer message, or one that the base's window does not hold, the rest is not read; the router reads the
+beginning and the end of this."""
 TEMPERATURE = 0.07
 DOMAIN_TEMPERATURE = 0.1
 INTENT_SHARE = 0.5
@@ -83,23 +90,30 @@ class Hidden:
 
 
 @torch.no_grad()
-def understand_messages(base: Base, tokenizer: Tokenizer, texts: Sequence[str], *, quiet: bool) -> Hidden:
-    """Run user messages through the understanding layers, each as the first of a conversation."""
-    begin, user = control_id(tokenizer, BEGIN), control_id(tokenizer, ROLES["user"])
-    ids = [tokenizer.encode(text).ids[:MESSAGE_TOKENS] or [user] for text in texts]
+def understand_messages(
+    base: Base, tokenizer: Tokenizer, texts: Sequence[str], *, quiet: bool, controls: Controls | None = None
+) -> Hidden:
+    """Run user messages through the understanding layers, each as the first of a conversation.
+
+    controls: the ids of another chat template than ours.
+    """
+    before = (controls or controls_in(tokenizer)).first
+    longest = min(MESSAGE_TOKENS, len(base.understanding.rotary) * PAGE_TOKENS - len(before))
+    ids = [tokenizer.encode(text).ids[:longest] or [before[-1]] for text in texts]
     alike = defaultdict(list)  # messages of one length need no mask
     for number, one in enumerate(ids):
         alike[len(one)].append(number)
     parts: list[Tensor] = [torch.empty(0)] * len(ids)
     read = [torch.tensor(routed_part(one), dtype=torch.int32) for one in ids]
-    with tqdm(total=len(ids), unit="message", disable=quiet, mininterval=10.0) as bar:
+    with tqdm(total=len(ids), unit="message", disable=quiet or not sys.stderr.isatty()) as bar:
         for length, numbers in alike.items():
-            count, chosen = max(1, _ROWS // (length + 2)), torch.tensor(routed_part(range(length))) + 2
+            rows_each = len(before) + length
+            count, chosen = max(1, _ROWS // rows_each), torch.tensor(routed_part(range(length))) + len(before)
             for first in range(0, len(numbers), count):
                 some = numbers[first : first + count]
-                tokens = torch.tensor([[begin, user, *ids[number]] for number in some])
+                tokens = torch.tensor([[*before, *ids[number]] for number in some])
                 hidden = base.understand(tokens.flatten(), Windows(len(some)))
-                rows = hidden.view(len(some), length + 2, -1)[:, chosen].half()
+                rows = hidden.view(len(some), rows_each, -1)[:, chosen].half()
                 for number, row in zip(some, rows, strict=True):
                     parts[number] = row
                 bar.update(len(some))
@@ -112,21 +126,20 @@ def train_router(
     """Train the recipe's router over a frozen base and save it; `tokens` and `batch_tokens` count messages here."""
     if not isinstance(recipe.router, RouterArchitecture):
         raise ConfigError(f"recipe {recipe.name!r}: a router needs its [router] architecture")
-    tokenizer = Tokenizer.from_file(str(recipe.folder / recipe.tokenizer))
-    tokenizer.encode_special_tokens = True  # a control token in the text stays text
+    tokenizer = load_tokenizer(recipe)
+    controls = recipe_controls(recipe, tokenizer)
     parts = [read_messages([source], data, recipe.folder, recipe.seed) for source in recipe.mix]
     messages = [message for part in parts for message in part]
     base = load_base(recipe, runs, installed).eval().requires_grad_(False)
-    hidden = understand_messages(base, tokenizer, [message.text for message in messages], quiet=quiet)
+    texts = [message.text for message in messages]
+    hidden = understand_messages(base, tokenizer, texts, quiet=quiet, controls=controls)
     chance = np.concatenate(
         [
             np.full(len(part), source.share / len(part) if source.share else 1.0 / len(messages))
             for source, part in zip(recipe.mix, parts, strict=True)
         ]
     )
-    router = fit_router(recipe, recipe.router, hidden, messages, chance, quiet=quiet)
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"network": router.state_dict(), "step": recipe.steps}, checkpoint)
+    fit_router(recipe, recipe.router, hidden, messages, chance, checkpoint, quiet=quiet)
 
 
 def fit_router(
@@ -135,30 +148,106 @@ def fit_router(
     hidden: Hidden,
     messages: Sequence[Labelled],
     chance: NDArray[np.float64],
+    checkpoint: Path | None = None,
     *,
     quiet: bool,
+    save_seconds: float = 240.0,
 ) -> Router:
-    """Fit a router to messages with their hidden states, drawn in proportion to `chance`."""
-    torch.manual_seed(recipe.seed)
-    router = Router(architecture)
-    intents, intent = _numbered([f"{message.domain}:{message.intent}:{message.language}" for message in messages])
-    domains, domain = _numbered([message.domain for message in messages])
-    proxies = nn.Parameter(torch.randn(intents + domains, architecture.key_size))
-    optimiser = torch.optim.AdamW([*router.parameters(), proxies], lr=recipe.other_rate, weight_decay=0.01)
-    steps = recipe.steps
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.other_rate, total_steps=steps, pct_start=0.1)
-    random = np.random.default_rng(recipe.seed)
+    """Fit a router to messages with their hidden states, drawn in proportion to `chance`.
+
+    checkpoint: where the fit is kept every `save_seconds`, at the end and on Ctrl-C, and from which it goes on with
+    the bits of one that never stopped.
+    """
+    fit = _Fit(recipe, architecture, messages)
+    said = keys_of(recipe)
+    if checkpoint is not None and checkpoint.exists():
+        fit.load(read_checkpoint(checkpoint), said, checkpoint)
     edges = np.cumsum(chance / chance.sum())
-    for _ in tqdm(range(steps), unit="step", disable=quiet, mininterval=10.0):
-        chosen = np.minimum(np.searchsorted(edges, random.random(recipe.batch_tokens)), len(hidden) - 1)
-        near = router(*hidden.sample(chosen, random)) @ functional.normalize(proxies).T
-        loss = INTENT_SHARE * functional.cross_entropy(near[:, :intents] / TEMPERATURE, intent[chosen])
-        loss = loss + functional.cross_entropy(near[:, intents:] / DOMAIN_TEMPERATURE, domain[chosen])
+    logs = open_logs(recipe.logs, checkpoint.parent, fit.step, plain(recipe)) if checkpoint is not None else []
+    progress = Progress(recipe.steps, fit.step, logs, quiet=quiet, mean=fit.loss, unit="messages")
+    saved, whole = time.monotonic(), True
+    try:
+        while fit.step < recipe.steps:
+            whole = False  # until the rate has stepped too, the fit belongs to no step
+            loss = fit.learn(hidden, edges)
+            progress.step(fit.step, recipe.batch_tokens, loss, {"rate": fit.rate})
+            fit.loss, whole = progress.mean, True
+            if checkpoint is not None and time.monotonic() - saved > save_seconds:
+                write_checkpoint(fit.state(said), checkpoint)
+                saved = time.monotonic()
+    finally:
+        progress.close()
+        if whole and checkpoint is not None:
+            write_checkpoint(fit.state(said), checkpoint)
+    return fit.router.eval()
+
+
+class _Fit:
+    """A router on its way, with all that its next step depends on."""
+
+    def __init__(self, recipe: Recipe, architecture: RouterArchitecture, messages: Sequence[Labelled]) -> None:
+        torch.manual_seed(recipe.seed)
+        self.router = Router(architecture)
+        intents, self._intent = _numbered([f"{one.domain}:{one.intent}:{one.language}" for one in messages])
+        domains, self._domain = _numbered([one.domain for one in messages])
+        self._intents, self._count = intents, recipe.batch_tokens
+        self._proxies = nn.Parameter(torch.randn(intents + domains, architecture.key_size))
+        self._optimiser = torch.optim.AdamW(
+            [*self.router.parameters(), self._proxies], lr=recipe.other_rate, weight_decay=0.01
+        )
+        self._rates = torch.optim.lr_scheduler.OneCycleLR(
+            self._optimiser,
+            recipe.other_rate,
+            total_steps=recipe.steps,
+            pct_start=0.1 if recipe.steps > 10 else 0.0,  # so few leave no step to warm up in
+        )
+        self._random = np.random.default_rng(recipe.seed)
+        self.step = 0
+        self.loss: float | None = None  # the running mean
+
+    @property
+    def rate(self) -> float:
+        """The rate of the next step."""
+        return float(self._optimiser.param_groups[0]["lr"])
+
+    def learn(self, hidden: Hidden, edges: NDArray[np.float64]) -> float:
+        """Learn from one batch, drawn by the `edges` [messages] between the messages' chances; return the loss."""
+        chosen = np.minimum(np.searchsorted(edges, self._random.random(self._count)), len(hidden) - 1)
+        near = self.router(*hidden.sample(chosen, self._random)) @ functional.normalize(self._proxies).T
+        loss = INTENT_SHARE * functional.cross_entropy(near[:, : self._intents] / TEMPERATURE, self._intent[chosen])
+        loss = loss + functional.cross_entropy(near[:, self._intents :] / DOMAIN_TEMPERATURE, self._domain[chosen])
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        optimiser.step()
-        rate.step()
-        optimiser.zero_grad(set_to_none=True)
-    return router.eval()
+        self._optimiser.step()
+        self._rates.step()
+        self._optimiser.zero_grad(set_to_none=True)
+        self.step += 1
+        return loss.item()
+
+    def state(self, said: Mapping[str, str]) -> dict[str, Any]:  # Any: what torch.save takes
+        """Return what `load` takes; said: the recipe's keys."""
+        return {
+            "network": self.router.state_dict(),
+            "proxies": self._proxies.detach(),
+            "optimiser": self._optimiser.state_dict(),
+            "rates": self._rates.state_dict(),
+            "random": self._random.bit_generator.state,
+            "step": self.step,
+            "loss": self.loss,
+            "recipe": dict(said),
+        }
+
+    def load(self, state: Mapping[str, Any], said: Mapping[str, str], path: Path) -> None:
+        """Go on from what `state` returned; raises ConfigError or DataError when it is of another recipe or network."""
+        check_keys(said, state, path)
+        load_weights(self.router, state["network"], path)
+        if "proxies" not in state or state["proxies"].shape != self._proxies.shape:
+            raise DataError(f"{path} was trained on other messages; remove it, or give the run another name")
+        with torch.no_grad():
+            self._proxies.copy_(state["proxies"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._rates.load_state_dict(state["rates"])
+        self._random.bit_generator.state = state["random"]
+        self.step, self.loss = int(state["step"]), state["loss"]
 
 
 @torch.no_grad()

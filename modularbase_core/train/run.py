@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Protocol
@@ -14,7 +14,9 @@ import torch
 from modularbase_core.packs.catalog import discover
 from modularbase_core.train.checkpoints import steps_done
 from modularbase_core.train.installed import Installed, checkpoint_of, complete
+from modularbase_core.train.parallel import first_process
 from modularbase_core.train.recipe import Recipe, read_recipe
+from modularbase_core.train.record import recorded
 from modularbase_core.train.saving import check_keys, keys_of, read_checkpoint
 
 
@@ -48,7 +50,7 @@ def run_recipe(
     compiled: bool = True,
     installed: Installed = discover,
 ) -> Path:
-    """Train one recipe and return its checkpoint; an interrupted run resumes from there.
+    """Train one recipe and return its checkpoint; an interrupted run resumes from there, and run.json records it.
 
     data: the folder the recipe's files are relative to. runs: where each stage keeps `NAME/checkpoint.pt`.
     compiled: False leaves torch.compile out, whatever the recipe says. installed: lists the packs that it may stand on.
@@ -60,7 +62,7 @@ def run_recipe(
     if steps_done(checkpoint) >= recipe.steps:
         check_keys(keys_of(recipe), read_checkpoint(checkpoint, mapped=True), checkpoint)
         return checkpoint
-    with _threads(recipe.threads):
+    with _threads(recipe.threads), recorded(recipe, checkpoint) if first_process() else nullcontext():
         stage_of(recipe)(recipe, data=data, runs=runs, checkpoint=checkpoint, quiet=quiet, installed=installed)
     return checkpoint
 

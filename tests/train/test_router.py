@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from tiny_packs import BASE, ROUTER, TOKENIZER
 from tokenizers import Tokenizer
 
+from modularbase_core.errors import ConfigError, DataError
 from modularbase_core.graph.networks import Base, Router
 from modularbase_core.graph.places import Windows
 from modularbase_core.sdk.architecture import RouterArchitecture, routed_part
 from modularbase_core.text.template import BEGIN, ROLES
+from modularbase_core.train.checkpoints import steps_done
 from modularbase_core.train.messages import Labelled
 from modularbase_core.train.packing import control_id
 from modularbase_core.train.recipe import Recipe
@@ -94,6 +96,18 @@ def base():
     return Base(replace(BASE, window=window)).eval().requires_grad_(False)
 
 
+def test_a_message_longer_than_the_window_is_cut_to_it(tokenizer):
+    torch.manual_seed(0)
+    small = Base(BASE).eval()
+    room = BASE.window.trained_tokens - 2
+    long = "a long message, " * 200
+    ids = tokenizer.encode(long).ids
+    assert room < len(ids) < MESSAGE_TOKENS * 10
+    got = understand_messages(small, tokenizer, [long], quiet=True)
+    assert got.tokens.tolist() == list(routed_part(ids[:room]))
+    assert got.rows.isfinite().all()
+
+
 TEXTS = ["hello", "写一首诗", "hello", "how do I sort a list?", "word " * 60, "word " * 700, "", "<|end|>"]
 
 
@@ -166,6 +180,58 @@ def test_a_seed_repeats_a_fit(base, tokenizer):
 
     assert np.array_equal(fit(1), fit(1))
     assert not np.array_equal(fit(1), fit(2))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 9, 10, 11, 20])
+def test_a_fit_of_few_steps_is_a_fit(base, tokenizer, steps):
+    train = messages_of(4, 0)
+    hidden, chance = understood(base, tokenizer, train), np.full(len(train), 1 / len(train))
+    router = fit_router(recipe_of(tokens=32 * steps), ROUTER, hidden, train, chance, quiet=True)
+    assert np.isfinite(queries(router, hidden)).all()
+
+
+def test_a_fit_that_was_interrupted_ends_with_the_same_bits(base, tokenizer, tmp_path, monkeypatch):
+    train = messages_of(10, 0)
+    hidden, chance = understood(base, tokenizer, train), np.full(len(train), 1 / len(train))
+    recipe, path, sample = recipe_of(tokens=32 * 20), tmp_path / "r/checkpoint.pt", Hidden.sample
+    whole = fit_router(recipe, ROUTER, hidden, train, chance, quiet=True)
+    count = 0
+
+    def interrupted(self, chosen, random):
+        nonlocal count
+        count += 1
+        if count == 13:
+            raise KeyboardInterrupt
+        return sample(self, chosen, random)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Hidden, "sample", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fit_router(recipe, ROUTER, hidden, train, chance, path, quiet=True, save_seconds=0.0)
+    assert torch.load(path, weights_only=True)["step"] == 12
+    again = fit_router(recipe, ROUTER, hidden, train, chance, path, quiet=True)
+    assert steps_done(path) == 20
+    for one, other in zip(whole.state_dict().values(), again.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("change", "messages", "error", "told"),
+    [
+        ({"other_rate": 0.01}, 10, ConfigError, r"checkpoint\.pt was begun with other_rate = 0\.003, but the recipe"),
+        ({}, 1, DataError, r"checkpoint\.pt was trained on other messages; remove it"),
+    ],
+)
+def test_the_fit_of_another_recipe_is_not_gone_on_with(base, tokenizer, tmp_path, change, messages, error, told):
+    path = tmp_path / "checkpoint.pt"
+    for recipe, count in ((recipe_of(tokens=64), 10), (recipe_of(tokens=64, **change), messages)):
+        train = messages_of(count, 0)
+        hidden, chance = understood(base, tokenizer, train), np.full(len(train), 1 / len(train))
+        if path.exists():
+            with pytest.raises(error, match=told):
+                fit_router(recipe, ROUTER, hidden, train, chance, path, quiet=True)
+        else:
+            fit_router(recipe, ROUTER, hidden, train, chance, path, quiet=True)
 
 
 def test_messages_are_drawn_by_their_chance(base, tokenizer, monkeypatch):
