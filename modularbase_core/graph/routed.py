@@ -17,12 +17,12 @@ class Routed(NamedTuple):
 
     counts: [X] int64, the tokens of each expert; they sum to T*k. balance: the scalar loss of Switch Transformer
     (Fedus et al., 2022) for k experts, as in Mixtral: X * sum of (share of tokens * mean probability), 1 where both are
-    even. spread: the router z-loss (ST-MoE, Zoph et al., 2022), the mean square of logsumexp(logits).
+    even. z_loss: of the router (ST-MoE, Zoph et al., 2022), the mean square of logsumexp(logits).
     """
 
     counts: Tensor
     balance: Tensor
-    spread: Tensor
+    z_loss: Tensor
 
 
 def routed(logits: Tensor, ids: Tensor) -> Routed:

@@ -15,15 +15,20 @@ from torch.nn import functional
 
 from modularbase_core.graph.networks import Base, Pack
 from modularbase_core.graph.places import Windows
+from modularbase_core.graph.routed import Routed, most_over_even
 from modularbase_core.train.packing import document_mask
 from modularbase_core.train.precision import autocast, dtype_of
 
 
 class Whole(nn.Module):
-    """A base and one pack as one language model; `frozen_base` leaves only the pack to learn."""
+    """A base and one pack as one language model; `frozen_base` leaves only the pack to learn.
+
+    routed: what each mixture that learns did with the tokens of the last call, in the order of the layers.
+    """
 
     def __init__(self, base: Base, pack: Pack, begin: int, *, frozen_base: bool) -> None:
         super().__init__()
+        self.routed: tuple[Routed, ...] = ()
         self.base, self.pack, self.begin, self._frozen = base, pack, begin, frozen_base
         base.requires_grad_(not frozen_base)
 
@@ -34,13 +39,16 @@ class Whole(nn.Module):
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Return the head's input [W*N, E] of `ids` [W, N], documents kept apart by `mask`."""
         place = Windows(ids.shape[0], mask)
+        around = Windows(ids.shape[0], mask) if self._frozen else place
         if self._frozen:
             with torch.no_grad():
-                hidden = self.hidden_of(ids, place)
+                hidden = self.hidden_of(ids, around)
         else:
-            hidden = self.hidden_of(ids, place)
+            hidden = self.hidden_of(ids, around)
         rows = torch.arange(ids.numel(), device=ids.device)
-        return self.base.features(self.pack(hidden, place), place, rows)
+        features = self.base.features(self.pack(hidden, place), around, rows)
+        self.routed = tuple(place.routed)
+        return features
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -82,10 +90,16 @@ class _HeadLoss(torch.autograd.Function):
 
 
 class Loss:
-    """Mean next-token cross-entropy over the positions whose loss counts, in `precision` (see `precision.autocast`)."""
+    """Mean next-token cross-entropy over the positions whose loss counts, in `precision` (see `precision.autocast`).
 
-    def __init__(self, model: Whole, *, compiled: bool, precision: str = "bf16") -> None:
+    balance, z_loss: weights of the losses (see `graph.routed`) of every mixture that learns, over all tokens.
+    """
+
+    def __init__(
+        self, model: Whole, *, compiled: bool, precision: str = "bf16", balance: float = 0.01, z_loss: float = 0.0
+    ) -> None:
         self._model, self._precision = model, precision
+        self._balance, self._z_loss = balance, z_loss
         self._features = torch.compile(model, dynamic=False) if compiled else model
 
     def __call__(self, ids: Tensor, learn: Tensor) -> Tensor:
@@ -99,4 +113,19 @@ class Loss:
         loss: Tensor = _HeadLoss.apply(  # type: ignore[no-untyped-call]
             features.float()[counted], weight, targets[counted], dtype_of(self._precision)
         )
+        for one in self._model.routed:
+            loss = loss + self._balance * one.balance
+            if self._z_loss:
+                loss = loss + self._z_loss * one.z_loss
         return loss
+
+    def figures(self) -> dict[str, float]:
+        """Return what a log may tell of the last batch: where there are mixtures, how evenly they were used.
+
+        balance: the mean of their losses, 1 for even. busiest: see `graph.routed.most_over_even`.
+        """
+        routed = self._model.routed
+        if not routed:
+            return {}
+        balance = sum(one.balance.item() for one in routed) / len(routed)
+        return {"balance": balance, "busiest": most_over_even([one.counts for one in routed])}

@@ -61,8 +61,9 @@ def train(
     """Train `network` in place from its checkpoint, if there is one, to the schedule's end.
 
     loss_of(ids [W, N+1], learn [W, N+1]) is a scalar, the mean over the tokens that count, which are those of
-    learn[:, 1:]; where it has a method `figures`, logs are told what that says of the last batch. batches(step) yields batches from that step on, the same in every process. recipe: what
-    `saving.keys_of` says of it, kept in the checkpoint.
+    learn[:, 1:]; where it has a method `figures`, logs are told what that says of the last batch. batches(step) yields
+    batches from that step on, the same in every process. recipe: what `saving.keys_of` says of it, kept in the
+    checkpoint.
 
     The checkpoint is written atomically every `save_seconds`, at the end and on Ctrl-C; one that comes inside
     an optimiser step leaves the older checkpoint, so a run that resumes has the bits of one that never stopped.

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional
@@ -10,13 +12,19 @@ from modularbase_core.train.language import Loss, Whole
 from modularbase_core.train.perplexity import shuffled_prompts
 
 SHAPE = Blocks(hidden_size=64, heads=2, kv_heads=1, head_size=32, ffn_size=64)
+MIXTURE = replace(SHAPE, ffn_size=32, experts=4)
 
 
-def whole(*, frozen_base: bool) -> Whole:
+def whole(*, frozen_base: bool, shape: Blocks = SHAPE, layers: int = 1) -> Whole:
     torch.manual_seed(0)
-    base = Base(BaseArchitecture(blocks=SHAPE, vocabulary_size=300, understanding_layers=1, fusion_layers=1))
-    pack = Pack(PackArchitecture(base_hidden_size=64, blocks=SHAPE, layers=1))
+    base = Base(BaseArchitecture(blocks=shape, vocabulary_size=300, understanding_layers=1, fusion_layers=1))
+    pack = Pack(PackArchitecture(base_hidden_size=64, blocks=shape, layers=layers))
     return Whole(base, pack, 0, frozen_base=frozen_base)
+
+
+def batch(tokens: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
+    ids = torch.randint(1, 300, (2, tokens + 1), generator=torch.Generator().manual_seed(1))
+    return ids, torch.ones_like(ids, dtype=torch.bool)
 
 
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
@@ -56,6 +64,55 @@ def test_a_batch_where_no_loss_counts_teaches_nothing(frozen_base: bool) -> None
     assert loss == 0
     assert all(not p.grad.any() for p in model.parameters() if p.grad is not None)
     assert all(p.grad is not None for p in model.pack.parameters())
+
+
+def test_the_loss_counts_each_mixture_that_learns_by_its_weight() -> None:
+    ids, learn = batch()
+    for frozen_base, mixtures in ((False, 4), (True, 2)):
+        model = whole(frozen_base=frozen_base, shape=MIXTURE, layers=2)
+        plain = Loss(model, compiled=False, balance=0.0)(ids, learn)
+        loss = Loss(model, compiled=False, balance=0.5, z_loss=0.25)(ids, learn)
+        assert [one.counts.sum() for one in model.routed] == [80 * 2] * mixtures
+        more = sum(0.5 * one.balance + 0.25 * one.z_loss for one in model.routed)
+        torch.testing.assert_close(loss, plain + more)
+        loss.backward()
+        assert all(p.grad is not None for p in model.pack.parameters())
+        assert all((p.grad is None) == frozen_base for p in model.base.parameters())
+
+
+def test_a_log_is_told_how_evenly_experts_are_used() -> None:
+    dense, mixed = (Loss(whole(frozen_base=True, shape=shape), compiled=False) for shape in (SHAPE, MIXTURE))
+    for loss in (dense, mixed):
+        loss(*batch())
+    assert dense.figures() == {}
+    figures = mixed.figures()
+    assert list(figures) == ["balance", "busiest"]
+    assert 1 <= figures["busiest"] <= 2
+
+
+def test_blocks_that_are_run_anew_learn_the_same_from_a_mixture() -> None:
+    grads = []
+    for recompute in (False, True):
+        model = whole(frozen_base=True, shape=MIXTURE, layers=2)
+        model.pack.experts.recompute = recompute
+        Loss(model, compiled=False)(*batch()).backward()
+        assert len(model.routed) == 2
+        grads.append([p.grad for p in model.pack.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*grads, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own, where the compiler is first imported
+def test_compiled_a_mixture_learns_nearly_the_same() -> None:
+    found = []
+    for compiled in (False, True):
+        model = whole(frozen_base=True, shape=MIXTURE)
+        loss = Loss(model, compiled=compiled)
+        value = loss(*batch())
+        value.backward()
+        found.append((value.item(), model.pack.experts.layers[0].ffn.router.weight.grad.norm().item()))
+        assert loss.figures()["busiest"] >= 1
+    assert found[0] == pytest.approx(found[1], rel=0.02)
 
 
 def test_shuffling_gives_every_response_the_prompt_of_another() -> None:

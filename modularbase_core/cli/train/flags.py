@@ -55,6 +55,7 @@ HELP: Final[Mapping[str, str]] = {
     "compile": "Whether torch.compile is used.",
     "checkpoint_activations": "Save memory: run layers again on the way back.",
     "balance": "Weight of the loss that spreads tokens over experts.",
+    "z_loss": "Weight of the loss that keeps the experts' logits small.",
     "parallel": "How several processes share the work.",
     "offload": "Whether weights wait in host memory.",
     "device": "Where it runs.",
