@@ -36,7 +36,7 @@ POSITIVE: Final = (
     "clip_norm",
     "accumulate",
 )
-NOT_NEGATIVE: Final = ("recall_tokens", "needle_tokens", "weight_decay", "balance", "threads")
+NOT_NEGATIVE: Final = ("recall_tokens", "needle_tokens", "weight_decay", "balance", "z_loss", "threads")
 SHARES: Final = ("replay_share", "threshold")
 OF_ONE_STAGE: Final = {"learns": "align", "old_base": "align", "replay": "grow", "teacher": "distill"}
 """Keys that mean nothing to other stages."""
@@ -61,7 +61,8 @@ class Recipe:
     muon for matrices (`matrix_rate`) and AdamW for the rest (`other_rate`), or adamw for all (`other_rate`). schedule:
     wsd (warm up, hold, decay over `decay_share` of the steps) or cosine. clip_norm: the largest norm of the gradient.
     precision: of the passes; weights are kept in float32. checkpoint_activations: keep what enters a layer alone and
-    run it once more on the way back. balance: weight of the loss that spreads tokens over a mixture's experts.
+    run it once more on the way back. balance, z_loss: weights of the losses that
+    spread tokens over a mixture's experts and keep its router's logits small.
     parallel: how several processes share the work; offload: whether weights wait in host memory. threads: of a
     process, 0 for torch's own choice. logs: who gets the losses besides the terminal; left out, TensorBoard's files
     are written where its writer is installed.
@@ -101,6 +102,7 @@ class Recipe:
     compile: bool = True
     checkpoint_activations: bool = False
     balance: float = 0.01
+    z_loss: float = 0.0
     parallel: str = "ddp"
     offload: bool = False
     device: str = "auto"
@@ -133,13 +135,15 @@ class Recipe:
                 raise ConfigError(f"recipe {self.name!r}: {name} is {getattr(self, name)}; it must be at least 0")
         for name in SHARES:
             if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"recipe {self.name!r}: {name} is {getattr(self, name)}; it must be at least 0, under 1")
+                told = f"{name} is {getattr(self, name)}; it must be at least 0 and under 1"
+                raise ConfigError(f"recipe {self.name!r}: {told}")
         if self.tokens < self.batch_tokens:
             raise ConfigError(f"recipe {self.name!r}: tokens {self.tokens} is less than one batch")
         self._check_windows()
         for name, stage in OF_ONE_STAGE.items():
             if getattr(self, name) and self.stage != stage:
-                raise ConfigError(f"recipe {self.name!r}: `{name}` is for stage {stage!r}, not {self.stage!r}; remove it")
+                told = f"`{name}` is for stage {stage!r}, not {self.stage!r}; remove it"
+                raise ConfigError(f"recipe {self.name!r}: {told}")
         if self.stage == "distill" and self.teacher is None:
             raise ConfigError(f"recipe {self.name!r} has no [teacher]; say there who is learnt from, by its `kind`")
         if self.stage == "chat" and self.manifest is not None and self.manifest.get("type") != "system":
