@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -127,15 +127,20 @@ def write_weights(
 
 
 def stream_weights(
-    path: Path, shapes: Mapping[str, Shape], rows: Callable[[str], Iterable[Floats]], *, form: str
+    path: Path,
+    shapes: Mapping[str, Shape],
+    rows: Callable[[str], Iterable[Floats]],
+    *,
+    form: str,
+    exact: Container[str] = (),
 ) -> None:
     """Write tensors atomically as `write_weights` does, a few rows at a time, so that none is in memory whole.
 
-    rows: yields a tensor's values in order, some rows of its first axis at a time. form: fp32, fp16 or int8 (which
-    leaves matrices of odd width float16); vectors stay float32. Raises WeightsError on values that are not finite or
-    beyond float16.
+    rows: yields a tensor's values in order, some rows of its first axis at a time. form: fp32, fp16 or int8, which
+    leaves matrices of odd width and the `exact` ones float16; vectors stay float32. Raises WeightsError on values that
+    are not finite or beyond float16.
     """
-    forms = {name: _form(shape, form) for name, shape in shapes.items()}
+    forms = {name: _form(shape, "fp16" if form == "int8" and name in exact else form) for name, shape in shapes.items()}
     units: dict[str, dict[str, Stored]] = {}
     for name, dtype in forms.items():
         units[name] = {name: (dtype, shapes[name])}
@@ -167,9 +172,11 @@ def _streamed(name: str, dtype: np.dtype[Any], shape: Shape, rows: Iterable[Floa
         if dtype != _DTYPES["F32"] and np.abs(values).max(initial=0.0) > _FLOAT16_MAX:
             raise WeightsError(f"{name!r} holds values beyond float16, so nothing is written; store it as fp32")
         if dtype == _DTYPES["I8"]:
-            values, scale = _quantise(values)
+            quantised, scale = _quantise(values)
             scales.append(scale.tobytes())
-        yield np.ascontiguousarray(values, dtype).tobytes()
+            yield quantised.tobytes()
+        else:
+            yield np.ascontiguousarray(values, dtype).tobytes()
     assert not left, f"{name} lacks {left} values"
     yield from scales
 
