@@ -1,6 +1,7 @@
-"""What a recipe takes from installed packs: weights to start from, tokenizer, networks, and what reads messages.
+"""What a recipe takes from packs: weights to start from, tokenizer, networks, and what reads messages.
 
-A run of the same name goes before an installed pack, and what the recipe says before what packs say.
+A pack is installed, or lies in a folder that the recipe names. A run of that name goes before either, and what the
+recipe says before what packs say.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from modularbase_core.graph.networks import build_network
 from modularbase_core.packs.catalog import Catalog, InstalledPack
 from modularbase_core.packs.resolve import check_fetched, line_up
 from modularbase_core.sdk.architecture import Architecture
+from modularbase_core.sdk.manifest import MANIFEST_FILE
 from modularbase_core.sdk.pack import Pack
 from modularbase_core.train.recipe import Recipe
 
 Installed = Callable[[], Catalog]
 """Lists the installed packs; called only where a recipe needs one."""
 
-_TYPES: Final = {"base": ("base",), "start": ("system", "domain"), "over": ("base",)}
+_TYPES: Final = {"base": ("base",), "old_base": ("base",), "start": ("system", "domain"), "over": ("base",)}
 """The types of packs that a recipe's keys may name."""
 
 
@@ -60,20 +62,48 @@ def _template_of(one: InstalledPack, recipe: Recipe) -> str:
 
 
 def find_pack(recipe: Recipe, key: str, runs: Path, installed: Installed) -> InstalledPack:
-    """Return the installed pack that the recipe's `key` names; raises DataError when there is none of that kind."""
+    """Return the pack that the recipe's `key` names, by its folder or as an installed one.
+
+    Raises DataError when there is none of that kind.
+    """
     word = getattr(recipe, key)
+    return named_pack(f"recipe {recipe.name!r}: {key}", word, _TYPES[key], recipe, runs, installed)
+
+
+def named_pack(
+    told: str, word: str, types: tuple[str, ...], recipe: Recipe, runs: Path, installed: Installed
+) -> InstalledPack:
+    """Return the pack of one of `types` that is called `word`; raises DataError, which begins with `told`."""
+    folder = (recipe.folder / word).resolve()
     try:
-        one = installed().find(word)
+        if (folder / MANIFEST_FILE).is_file():
+            pack = Pack(folder)
+            one = InstalledPack(pack, pack.manifest, "")
+        else:
+            one = installed().find(word)
     except PackError as error:
+        raise DataError(f"{told} is {word!r}, but {_other_way(told, word, recipe, runs)}, and {error}") from error
+    if one.manifest.type not in types:
         raise DataError(
-            f"recipe {recipe.name!r}: {key} is {word!r}, but {_other_way(recipe, key, runs)}, and {error}"
-        ) from error
-    if one.manifest.type not in _TYPES[key]:
-        raise DataError(
-            f"recipe {recipe.name!r}: {key} is {word!r}, a pack of type {one.manifest.type}; "
-            f"name one of type {' or '.join(_TYPES[key])}"
+            f"{told} is {word!r}, a pack of type {one.manifest.type}; name one of type {' or '.join(types)}"
         )
     return one
+
+
+def companion(base: InstalledPack, kind: str, installed: Installed) -> InstalledPack:
+    """Return the router or the general chat (kind: router, system) of a base: of a folder, what lies beside it.
+
+    Raises PackError when there is none.
+    """
+    if any(one.pack == base.pack for one in installed().packs):
+        lineup = line_up(installed(), base.id)
+        return lineup.router if kind == "router" else lineup.general_chat
+    for path in sorted(base.pack.directory.parent.glob(f"*/{MANIFEST_FILE}")):
+        pack = Pack(path.parent)
+        if pack.manifest.type == kind and pack.manifest.base in (None, base.id):
+            return InstalledPack(pack, pack.manifest, "")
+    what = "router" if kind == "router" else "general chat"
+    raise PackError(f"no {what} lies beside {base.pack.directory}; put it there, or install the base")
 
 
 def weights_of(one: InstalledPack, architecture: Architecture, recipe: Recipe) -> dict[str, torch.Tensor]:
@@ -97,7 +127,7 @@ def reading_router(recipe: Recipe, runs: Path, installed: Installed) -> Pack:
     """Return the router that makes routing keys, found as `reading_base` finds the base."""
     if (folder := recipe.folder / recipe.over / "router").is_dir() and recipe.over:
         return Pack(folder)
-    router = line_up(installed(), _installed_base(recipe, runs, installed).id).router
+    router = companion(_installed_base(recipe, runs, installed), "router", installed)
     _present(router)
     return router.pack
 
@@ -125,7 +155,7 @@ def _present(one: InstalledPack) -> Path:
     return one.pack.weights
 
 
-def _other_way(recipe: Recipe, key: str, runs: Path) -> str:
-    if key == "over":
+def _other_way(told: str, word: str, recipe: Recipe, runs: Path) -> str:
+    if told.endswith(": over"):
         return f"{recipe.folder / recipe.over} holds no base"
-    return f"{checkpoint_of(runs, getattr(recipe, key))} does not exist (run that stage first, with its own recipe)"
+    return f"{checkpoint_of(runs, word)} does not exist (run that stage first, with its own recipe)"
