@@ -18,7 +18,7 @@ from modularbase_core.train.installed import Installed
 from modularbase_core.train.language import Loss
 from modularbase_core.train.loop import Settings, train
 from modularbase_core.train.material import batches_of, documents_of
-from modularbase_core.train.packing import Documents
+from modularbase_core.train.packing import Material
 from modularbase_core.train.recipe import Recipe
 from modularbase_core.train.saving import keys_of
 from modularbase_core.train.schedule import Schedule
@@ -34,7 +34,9 @@ def train_language(
     begin = recipe_controls(recipe, tokenizer).border
     model = build_model(recipe, runs, begin, installed)
     documents = documents_of(recipe, data, tokenizer)
-    loss = Loss(model, compiled=recipe.compile, precision=recipe.precision)
+    loss = Loss(
+        model, compiled=recipe.compile, precision=recipe.precision, balance=recipe.balance, z_loss=recipe.z_loss
+    )
     learn(recipe, model, loss, documents, begin, checkpoint, quiet=quiet)
 
 
@@ -42,7 +44,7 @@ def learn(
     recipe: Recipe,
     network: nn.Module,
     loss_of: Callable[[Tensor, Tensor], Tensor],
-    documents: Documents,
+    documents: Material,
     begin: int,
     checkpoint: Path,
     *,

@@ -12,31 +12,49 @@ from tokenizers import Tokenizer
 
 from modularbase_core.train.corpus import read_records
 from modularbase_core.train.loop import Batch
-from modularbase_core.train.packing import Document, Documents, Encoder, encode_sources, join, windows
+from modularbase_core.train.packing import Document, Encoder, Material, encode_sources, join, windows
 from modularbase_core.train.recall import needle_documents, recall_documents
 from modularbase_core.train.recipe import Recipe
+from modularbase_core.train.shards import fingerprint, holds_shards
+from modularbase_core.train.supply import PART_TOKENS, Supply, is_sharded, shard_sources, shard_texts, together
 from modularbase_core.train.tokens import control_ids, recipe_controls
 
 
-def documents_of(recipe: Recipe, data: Path, tokenizer: Tokenizer) -> Documents:
-    """Encode what the recipe's mix, recall and needles ask for."""
+def documents_of(recipe: Recipe, data: Path, tokenizer: Tokenizer) -> Material:
+    """Encode what the recipe's mix, recall and needles ask for; shards stay on the disk until a pass comes to them."""
     controls = recipe_controls(recipe, tokenizer)
     encoder = Encoder(tokenizer, response_only=recipe.response_only, controls=controls)
+    sharded = [source for source in recipe.mix if is_sharded(source, data)]
     documents = encode_sources(
-        recipe.mix, data, tokenizer, response_only=recipe.response_only, seed=recipe.seed, controls=controls
+        [source for source in recipe.mix if source not in sharded],
+        data,
+        tokenizer,
+        response_only=recipe.response_only,
+        seed=recipe.seed,
+        controls=controls,
     )
+    wanted = fingerprint(tokenizer, controls) if sharded else ""
+    shards = [
+        opened
+        for source in sharded
+        for opened in shard_sources(source, data, wanted, response_only=recipe.response_only, seed=recipe.seed)
+    ]
     whole: list[Document] = []
     if recipe.recall_tokens:
-        texts = join(documents)
+        texts = together([join(documents), *(source.blocks(0)[0].read() for source in shards)])
         plain = replace(texts, ids=texts.ids[~np.isin(texts.ids, control_ids(tokenizer))])
         end = controls.text_end[-1] if controls.text_end else controls.border
         whole += recall_documents(plain, recipe.recall_tokens, controls.border, end, control=0, seed=recipe.seed)
     if recipe.needle_tokens:
-        whole += needle_documents(_hay(recipe, data), recipe.needle_tokens, encoder, seed=recipe.seed)
-    return join(documents, whole)
+        hay = _hay(recipe, data, tokenizer)
+        whole += needle_documents(hay, recipe.needle_tokens, encoder, seed=recipe.seed)
+    in_memory = join(documents, whole)
+    if not shards:
+        return in_memory
+    return Supply(in_memory, shards, recipe.seed, max(PART_TOKENS, 8 * recipe.batch_tokens))
 
 
-def batches_of(recipe: Recipe, documents: Documents, begin: int, step: int) -> Iterator[Batch]:
+def batches_of(recipe: Recipe, documents: Material, begin: int, step: int) -> Iterator[Batch]:
     """Yield the batches of the recipe's steps from `step` on, each phase with its own window length.
 
     ids [W, N+1] int64 and learn [W, N+1] bool; a batch depends on the recipe and its step alone.
@@ -57,12 +75,22 @@ def batches_of(recipe: Recipe, documents: Documents, begin: int, step: int) -> I
                 yield batch
 
 
-def _hay(recipe: Recipe, data: Path) -> list[tuple[str, str]]:
+def _hay(recipe: Recipe, data: Path, tokenizer: Tokenizer) -> list[tuple[str, str]]:
     """Return (language, text) of the mix to hide needles in."""
     hay = []
     for name in (name for source in recipe.hay or recipe.mix for name in source.files):
-        for record in itertools.islice(read_records(data / name), 2000):
-            text = record.text or "\n".join(message["content"] for message in record.messages)
-            if record.language != "code" and len(text) > 400:
-                hay.append((record.language, text[:12000]))
+        for language, text in itertools.islice(_texts(data / name, tokenizer), 2000):
+            if language != "code" and len(text) > 400:
+                hay.append((language, text[:12000]))
     return hay
+
+
+def _texts(entry: Path, tokenizer: Tokenizer) -> Iterator[tuple[str, str]]:
+    """Yield (language, text) of files or shards; shards do not keep what language a text says it is in."""
+    if not holds_shards(entry):
+        for record in read_records(entry):
+            yield record.language, record.whole
+        return
+    for text in shard_texts(entry, tokenizer):
+        chinese = sum("\u4e00" <= character <= "\u9fff" for character in text[:400])
+        yield ("zh" if chinese > 100 else "en"), text

@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, Protocol
 
 import numpy as np
 import torch
@@ -24,11 +25,27 @@ from torch import Tensor
 from modularbase_core.errors import DataError
 from modularbase_core.text.controls import Controls
 from modularbase_core.train.corpus import Record, read_records
+from modularbase_core.train.readers.files import find_files
+from modularbase_core.train.readers.opening import PACKED
 from modularbase_core.train.recipe import Source
+from modularbase_core.train.sections import answers_of
 from modularbase_core.train.tokens import controls_in
 
 Document = tuple[Sequence[int], Sequence[bool]]
 """Token ids from the border token on, and where the loss counts."""
+
+
+LARGEST_BYTES: Final = 2 << 30
+"""Of a source's text, which is read into memory whole; shards are not."""
+UNPACKED: Final = 4
+"""How many times larger packed text is when it is unpacked."""
+
+
+class Material(Protocol):
+    """What windows are cut from, pass by pass."""
+
+    def parts(self, lap: int) -> Iterator[Documents]:
+        """Yield what pass `lap` goes through, in parts that are packed one by one; it depends on the pass alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +64,10 @@ class Documents:
     def __len__(self) -> int:
         return len(self.starts) - 1
 
+    def parts(self, lap: int) -> Iterator[Documents]:
+        """Yield all in one part, the same in every pass."""
+        yield self
+
 
 class Encoder:
     """Encodes records by the chat template; `response_only` limits the loss to what the assistant says.
@@ -57,24 +78,39 @@ class Encoder:
     def __init__(self, tokenizer: Tokenizer, *, response_only: bool, controls: Controls | None = None) -> None:
         self._tokenizer = tokenizer
         tokenizer.encode_special_tokens = True  # a control token in the text stays text
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
         self._controls = controls or controls_in(tokenizer)
         self._response_only = response_only
 
     def encode(self, record: Record) -> tuple[list[int], list[bool]]:
         """Return the ids of a record and where the loss counts."""
+        return self._around(record, iter([self._ids(text) for text in _texts(record)]))
+
+    def encode_all(self, records: Sequence[Record]) -> list[tuple[list[int], list[bool]]]:
+        """Return what `encode` does of each record; the tokenizer works on as many cores as there are."""
+        texts = [text for record in records for text in _texts(record)]
+        bodies = (one.ids for one in self._tokenizer.encode_batch(texts, add_special_tokens=False))
+        return [self._around(record, bodies) for record in records]
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def _around(self, record: Record, bodies: Iterator[list[int]]) -> tuple[list[int], list[bool]]:
+        """Put the template around the ids of a record's texts, as many of `bodies` as it has."""
         around = self._controls
         if record.text is not None:
-            body: list[int] = self._tokenizer.encode(record.text).ids
+            body = next(bodies)
             return [around.border, *body, *around.text_end], [False, *[True] * (len(body) + len(around.text_end))]
         begin = around.begin[1:] if around.begin[:1] == (around.border,) else around.begin
         ids = [around.border, *begin]
         if record.messages[0]["role"] != "system":
             ids += around.system
         learn = [False] * len(ids)
-        for message in record.messages:
+        for message, body in zip(record.messages, bodies, strict=False):
             role = message["role"]
             said = role == "assistant" or not self._response_only
-            body = self._tokenizer.encode(message["content"]).ids
             ids += [*around.opening[role], *body, *around.closing[role]]
             learn += [not self._response_only] * len(around.opening[role])
             learn += [said] * (len(body) + len(around.closing[role]))
@@ -82,9 +118,13 @@ class Encoder:
 
     def snippet(self, text: str, tokens: int, random_: random.Random) -> str:
         """Return a stretch of `text` of about `tokens` tokens."""
-        offsets = self._tokenizer.encode(text).offsets
+        offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
         first = random_.randrange(max(1, len(offsets) - tokens))
         return text[offsets[first][0] : offsets[min(first + tokens, len(offsets)) - 1][1]] if offsets else text
+
+
+def _texts(record: Record) -> list[str]:
+    return [record.text] if record.text is not None else [message["content"] for message in record.messages]
 
 
 def control_id(tokenizer: Tokenizer, token: str) -> int:
@@ -108,7 +148,10 @@ def encode_sources(
     encoder = Encoder(tokenizer, response_only=response_only, controls=controls)
     documents: list[Document] = []
     for source in sources:
+        _check_size(source, data)
         records = [record for name in source.files for record in read_records(data / name)]
+        if source.sections:
+            records = [answer for record in records for answer in answers_of(record)]
         if source.languages:
             records = [record for record in records if record.language in source.languages]
         if not records:
@@ -120,48 +163,68 @@ def encode_sources(
 
 def join(documents: Iterable[Document], whole: Iterable[Document] = ()) -> Documents:
     """Lay documents end to end, after them those that must stay `whole`."""
-    ids, learn = array("I"), bytearray()  # a Python list of small integers would take eight times the bytes
-    starts, kept_whole = [0], bytearray()
-    for part, stays in ((documents, 0), (whole, 1)):
-        for more_ids, more_learn in part:
-            ids.extend(more_ids)
-            learn.extend(more_learn)
-            starts.append(len(ids))
-            kept_whole.append(stays)
-    flat = np.frombuffer(ids, np.uint32) if ids else np.empty(0, np.uint32)
-    small = not len(flat) or int(flat.max()) < 1 << 16
-    return Documents(
-        flat.astype(np.uint16) if small else flat,
-        np.frombuffer(bytes(learn), np.bool_),
-        np.array(starts, np.int64),
-        np.frombuffer(bytes(kept_whole), np.bool_),
-    )
+    joining = Joining()
+    for part, stays in ((documents, False), (whole, True)):
+        for document in part:
+            joining.add(document, whole=stays)
+    return joining.documents()
+
+
+class Joining:
+    """Documents that are being laid end to end, in as few bytes as they need."""
+
+    def __init__(self) -> None:
+        # a Python list of small integers would take eight times the bytes
+        self._ids, self._learn, self._starts, self._whole = array("I"), bytearray(), array("q", [0]), bytearray()
+
+    def __len__(self) -> int:
+        """Count the tokens so far."""
+        return len(self._ids)
+
+    def add(self, document: Document, *, whole: bool = False) -> None:
+        """Lay one more document behind the others."""
+        ids, learn = document
+        self._ids.extend(ids)
+        self._learn.extend(learn)
+        self._starts.append(len(self._ids))
+        self._whole.append(whole)
+
+    def documents(self) -> Documents:
+        """Return what was laid so far."""
+        flat = np.frombuffer(self._ids, np.uint32) if self._ids else np.empty(0, np.uint32)
+        small = not len(flat) or int(flat.max()) < 1 << 16
+        return Documents(
+            flat.astype(np.uint16) if small else flat.copy(),
+            np.frombuffer(bytes(self._learn), np.bool_),
+            np.array(self._starts, np.int64),
+            np.frombuffer(bytes(self._whole), np.bool_),
+        )
 
 
 def windows(
-    documents: Documents, length: int, count: int, *, begin: int, seed: int, start: int = 0
+    material: Material, length: int, count: int, *, begin: int, seed: int, start: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield batches (ids [count, length+1] int64, learn [count, length+1] bool) for ever, from batch `start`.
 
     Each pass over the data cuts long documents at other places and packs the pieces anew; a batch depends on the
     seed and its number alone, so a run resumes exactly. What is left of a window is filled with `begin`.
     """
-    lap, first = 0, start
-    while True:
-        random_ = np.random.default_rng([seed, lap])
-        pieces = _pieces(documents, length + 1, random_)
-        packed = best_fit(pieces[:, 1] - pieces[:, 0] + pieces[:, 2], length + 1)
-        order = random_.permutation(len(packed))
-        if len(packed) < count:
-            raise DataError(
-                f"{len(documents.ids)} tokens fill {len(packed)} windows of {length}, too few for a batch of {count}; "
-                "give more text, or lower batch_tokens"
-            )
-        for group in range(first, len(packed) // count):
-            chosen = [packed[number] for number in order[group * count : (group + 1) * count]]
-            yield _laid_out(documents, pieces, chosen, length + 1, begin)
-        first = max(0, first - len(packed) // count)
-        lap += 1
+    first = start
+    for lap in itertools.count():
+        for number, documents in enumerate(material.parts(lap)):
+            random_ = np.random.default_rng([seed, lap, number] if number else [seed, lap])
+            pieces = _pieces(documents, length + 1, random_)
+            packed = best_fit(pieces[:, 1] - pieces[:, 0] + pieces[:, 2], length + 1)
+            order = random_.permutation(len(packed))
+            if len(packed) < count:
+                raise DataError(
+                    f"{len(documents.ids)} tokens fill {len(packed)} windows of {length}, too few for a batch of "
+                    f"{count}; give more text, or lower batch_tokens"
+                )
+            for group in range(first, len(packed) // count):
+                chosen = [packed[one] for one in order[group * count : (group + 1) * count]]
+                yield _laid_out(documents, pieces, chosen, length + 1, begin)
+            first = max(0, first - len(packed) // count)
 
 
 def best_fit(lengths: NDArray[np.int64], capacity: int) -> list[list[int]]:
@@ -226,6 +289,17 @@ def _laid_out(
             learn[row, at : at + end - first] = documents.learn[first:end]
             at += end - first
     return torch.from_numpy(ids), torch.from_numpy(learn)
+
+
+def _check_size(source: Source, data: Path) -> None:
+    """Refuse what would not fit memory, as records are shuffled there."""
+    files = [found.path for name in source.files for found in find_files(data / name)]
+    unpacked = sum(path.stat().st_size * (UNPACKED if path.suffix in PACKED else 1) for path in files)
+    if unpacked > LARGEST_BYTES:
+        raise DataError(
+            f"{', '.join(source.files)} hold some {unpacked / 1e9:.1f} GB of text, more than the "
+            f"{LARGEST_BYTES / 1e9:.1f} GB that fit into memory; make shards of them with `modularbase data prepare`"
+        )
 
 
 def _take(records: Sequence[Record], wanted: int, encoder: Encoder) -> Iterator[Document]:

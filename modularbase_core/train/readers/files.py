@@ -21,6 +21,8 @@ from modularbase_core.train.readers.record import Record
 
 Reader = Callable[[Path, Meter | None], Iterator[Record]]
 
+SHARDS_FILE: Final = "shards.json"
+"""In a folder of shards, which are no texts."""
 JSON_LINES: Final = (".jsonl", ".ndjson", ".json")
 PLAIN: Final = (".txt", ".text")
 PAGES: Final = (".md", ".markdown", ".rst")
@@ -70,6 +72,8 @@ def find_files(entry: Path) -> list[Found]:
     """
     if entry.is_dir():
         found = list(_walk(entry))
+        if (entry / SHARDS_FILE).exists():
+            raise DataError(f"{entry} holds shards, from which the [[mix]] of a recipe alone learns; give the texts")
         if not found:
             raise DataError(f"{entry} holds no file that can be read; give .jsonl, .txt, .md, .rst or code")
         return found
