@@ -263,7 +263,7 @@ def test_a_server_that_hides_the_size_is_stopped_at_the_limit(get, server, tmp_p
 
 def test_a_full_disk_is_told_before_and_what_came_is_kept(get, server, monkeypatch):
     space = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr("modularbase_core.packs.fetch.shutil.disk_usage", lambda folder: space)
+    monkeypatch.setattr("modularbase_core.packs.transfer.shutil.disk_usage", lambda folder: space)
     with pytest.raises(FetchError, match=r"needs 1\.0 MB but .* has 0\.0 MB free"):
         get()
 
@@ -272,7 +272,7 @@ def test_a_disk_that_fills_up_meanwhile_is_one_sentence(get, monkeypatch):
     def full(file, chunk):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("modularbase_core.packs.fetch._write", full)
+    monkeypatch.setattr("modularbase_core.packs.transfer._write", full)
     with pytest.raises(FetchError, match=r"cannot be kept in .*\(No space left on device\); free space there"):
         get()
 

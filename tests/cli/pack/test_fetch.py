@@ -14,7 +14,7 @@ def test_fetch_brings_what_is_missing(run, site, tmp_path, monkeypatch):
 
 def test_fetch_that_fails_is_a_sentence_and_an_exit_code(run, site, tmp_path, monkeypatch):
     site.add_apart()
-    monkeypatch.setattr("modularbase_core.packs.fetch.ATTEMPTS", 1)
+    monkeypatch.setattr("modularbase_core.packs.transfer.ATTEMPTS", 1)
     done = run("pack", "fetch")
     assert (done.code, done.out) == (1, "")
     assert "cannot be fetched from http://127.0.0.1:9/w (Connection refused)" in done.err
