@@ -19,7 +19,7 @@ from modularbase_core.sdk import Pack
 def test_help_lists_every_command(run):
     done = run("--help")
     assert done.code == 0
-    for name in ("chat", "compile", "doctor", "pack", "train"):
+    for name in ("chat", "compile", "doctor", "import", "pack", "train"):
         assert f"\n  {name} " in done.out
 
 
