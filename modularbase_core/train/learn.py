@@ -54,7 +54,21 @@ def learn(
 
     loss_of(ids [W, N+1], learn [W, N+1]) is a scalar; begin: id of the token that each document starts with.
     """
-    schedule = Schedule(
+    train(
+        network,
+        loss_of,
+        lambda step: batches_of(recipe, documents, begin, step),
+        schedule_of(recipe),
+        checkpoint,
+        settings=Settings(**{item.name: getattr(recipe, item.name) for item in fields(Settings)}),
+        recipe=keys_of(recipe),
+        quiet=quiet,
+    )
+
+
+def schedule_of(recipe: Recipe) -> Schedule:
+    """Return how long the recipe's stage learns, and how fast."""
+    return Schedule(
         steps=recipe.steps,
         kind=recipe.schedule,
         matrix_rate=recipe.matrix_rate,
@@ -63,14 +77,4 @@ def learn(
         decay_share=recipe.decay_share,
         weight_decay=recipe.weight_decay,
         clip_norm=recipe.clip_norm,
-    )
-    train(
-        network,
-        loss_of,
-        lambda step: batches_of(recipe, documents, begin, step),
-        schedule,
-        checkpoint,
-        settings=Settings(**{item.name: getattr(recipe, item.name) for item in fields(Settings)}),
-        recipe=keys_of(recipe),
-        quiet=quiet,
     )

@@ -158,7 +158,7 @@ def fit_router(
     checkpoint: where the fit is kept every `save_seconds`, at the end and on Ctrl-C, and from which it goes on with
     the bits of one that never stopped.
     """
-    fit = _Fit(recipe, architecture, messages)
+    fit = RouterFit(recipe, architecture, messages)
     said = keys_of(recipe)
     if checkpoint is not None and checkpoint.exists():
         fit.load(read_checkpoint(checkpoint), said, checkpoint)
@@ -182,7 +182,7 @@ def fit_router(
     return fit.router.eval()
 
 
-class _Fit:
+class RouterFit:
     """A router on its way, with all that its next step depends on."""
 
     def __init__(self, recipe: Recipe, architecture: RouterArchitecture, messages: Sequence[Labelled]) -> None:

@@ -62,7 +62,7 @@ def run_recipe(
     if steps_done(checkpoint) >= recipe.steps:
         check_keys(keys_of(recipe), read_checkpoint(checkpoint, mapped=True), checkpoint)
         return checkpoint
-    with _threads(recipe.threads), recorded(recipe, checkpoint) if first_process() else nullcontext():
+    with with_threads(recipe.threads), recorded(recipe, checkpoint) if first_process() else nullcontext():
         stage_of(recipe)(recipe, data=data, runs=runs, checkpoint=checkpoint, quiet=quiet, installed=installed)
     return checkpoint
 
@@ -75,7 +75,7 @@ def stage_of(recipe: Recipe) -> Stage:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def with_threads(count: int) -> Iterator[None]:
     """Run with so many threads, 0 for torch's own choice; the bits of a run depend on them."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)

@@ -13,9 +13,11 @@ import click
 from modularbase_core.errors import nearest
 
 COMMANDS: Final = {
+    "align": "align:align",
     "base": "stages:base",
     "chat": "stages:chat",
     "pack": "stages:pack",
+    "plan": "plan:plan",
     "router": "stages:router",
     "run": "run:run",
 }

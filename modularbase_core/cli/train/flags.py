@@ -100,6 +100,7 @@ def key_fields() -> dict[str, Field[Any]]:
 
 def key_options(command: _Command) -> _Command:
     """Add a flag for each key; `overrides` takes what they give."""
+    command = click.option("--eager", is_flag=True, hidden=True, help="Old name of --no-compile.")(command)
     for name, item in reversed(key_fields().items()):
         flag, kind = _NAMES.get(name, name.replace("_", "-")), _KINDS[str(item.type)]
         more: dict[str, Any] = {"default": None, "help": HELP.get(name)}
@@ -113,15 +114,19 @@ def key_options(command: _Command) -> _Command:
     return command
 
 
-def place_options(command: _Command) -> _Command:
-    """Add --data and --runs."""
-    command = click.option(
+def runs_option(command: _Command) -> _Command:
+    """Add --runs."""
+    return click.option(
         "--runs",
         default="runs",
         show_default=True,
         type=click.Path(path_type=Path, file_okay=False),
         help="Folder of checkpoints; an interrupted run resumes from there.",
     )(command)
+
+
+def data_option(command: _Command) -> _Command:
+    """Add --data."""
     return click.option(
         "--data",
         required=True,
@@ -134,9 +139,8 @@ def stage_options(command: _Command) -> _Command:
     """Add all that a stage's command takes besides its recipe; `training.train_recipes` takes what they give."""
     command = settings_options(json_option(key_options(command)))
     command = click.option("--quiet", is_flag=True, help="Print no losses.")(command)
-    command = click.option("--eager", is_flag=True, hidden=True, help="Old name of --no-compile.")(command)
     command = click.option("--ship", is_flag=True, help="Write the pack directory that the recipe names.")(command)
-    return place_options(command)
+    return data_option(runs_option(command))
 
 
 recipe_argument = click.argument("recipe", type=click.Path(path_type=Path, exists=True, dir_okay=False))
@@ -152,7 +156,7 @@ def overrides(options: Mapping[str, Any]) -> dict[str, Any]:
         for name in key_fields()
         if (value := options[f"key_{name}"]) not in (None, ())
     }
-    if options.get("eager"):
+    if options["eager"]:
         given["compile"] = False
     for name in ("tokenizer", "ship", "over"):
         if name in given and (name != "over" or Path(given[name]).is_dir()):
