@@ -28,6 +28,8 @@ def build_model(recipe: Recipe, runs: Path, begin: int, installed: Installed = d
             _load(model.base, recipe.architecture, "base", recipe, runs, installed)
         if recipe.start:
             _load(model.pack, recipe.pack, "start", recipe, runs, installed)
+        if recipe.learns:
+            model.learn_only(recipe.learns)
         return model
     if recipe.base is None or not isinstance(recipe.pack, PackArchitecture):
         raise ConfigError(

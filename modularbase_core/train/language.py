@@ -7,6 +7,7 @@ without a middle. A pack learns alone: base frozen, loss through fusion and head
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -31,6 +32,24 @@ class Whole(nn.Module):
         self.routed: tuple[Routed, ...] = ()
         self.base, self.pack, self.begin, self._frozen = base, pack, begin, frozen_base
         base.requires_grad_(not frozen_base)
+
+    def learn_only(self, parts: Collection[str]) -> None:
+        """Leave only some parts to learn: embedding, understanding, pack, fusion (with the last norm), head.
+
+        What comes before the first of them is not kept for the way back.
+        """
+        base = self.base
+        of_part: dict[str, tuple[nn.Module, ...]] = {
+            "embedding": (base.embedding,),
+            "understanding": (base.understanding,),
+            "pack": (self.pack,),
+            "fusion": (base.fusion, base.norm),
+            "head": (base.embedding if base.head is None else base.head,),
+        }
+        self.requires_grad_(False)
+        for part in parts:
+            for module in of_part[part]:
+                module.requires_grad_(True)
 
     def hidden_of(self, ids: Tensor, place: Windows) -> Tensor:
         """Return the adapter-boundary hidden states [W*N, E] of `ids` [W, N]."""

@@ -55,6 +55,18 @@ def test_a_pack_learns_alone() -> None:
     assert all(p.grad is not None for p in model.pack.parameters())
 
 
+@pytest.mark.parametrize("parts", [("fusion",), ("pack", "fusion"), ("head",), ("understanding", "embedding")])
+def test_only_the_parts_that_are_named_learn(parts: tuple[str, ...]) -> None:
+    model = whole(frozen_base=False)
+    model.learn_only(parts)
+    Loss(model, compiled=False)(*batch()).backward()
+    learnt = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    # the head is the embedding, where they are tied
+    begins = {"fusion": ("base.fusion.", "base.norm."), "pack": ("pack.",), "head": ("base.embedding.",)}
+    wanted = tuple(begin for part in parts for begin in begins.get(part, (f"base.{part}.",)))
+    assert learnt == {name for name, _ in model.named_parameters() if name.startswith(wanted)}
+
+
 @pytest.mark.parametrize("frozen_base", [False, True])
 def test_a_batch_where_no_loss_counts_teaches_nothing(frozen_base: bool) -> None:
     model = whole(frozen_base=frozen_base)

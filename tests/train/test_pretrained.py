@@ -1,6 +1,8 @@
 """From a checkpoint to a chat: the set that was made of it is installed, compiled and asked."""
 
 import importlib.util
+import json
+import shutil
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -17,8 +19,12 @@ from tiny_packs import catalog_of, manifest, write_pack
 from modularbase_core.config import EngineConfig
 from modularbase_core.host import Host, build
 from modularbase_core.packs.catalog import discover, plugin_manager
+from modularbase_core.sdk.testing import check_pack
 from modularbase_core.text.template import Message, render
+from modularbase_core.train.checkpoints import part_of
 from modularbase_core.train.pretrained.project import Names, licence_of, name_of
+from modularbase_core.train.run import run_recipe
+from modularbase_core.train.ship import load_shipped, ship_recipe
 from modularbase_core.turn.sample import SamplingConfig
 from modularbase_core.turn.stages import Finished, Routed, Token
 
@@ -103,6 +109,39 @@ def test_a_pack_finds_its_messages_by_the_router_that_is_not_trained(host: Host)
     assert set(routed.scores) == {"songs"}
     said, _ = tokens_of(host, [QUESTION], packs=["songs"])
     assert said
+
+
+def test_fusion_alone_is_trained_over_an_imported_set(packs: dict[str, Path], tmp_path: Path) -> None:
+    talk = [{"role": "user", "content": "the hall"}, {"role": "assistant", "content": "in the hall there is a user"}]
+    (tmp_path / "talk.jsonl").write_text((json.dumps({"messages": talk}) + "\n") * 60)
+    base = shutil.copytree(packs["tiny-qwen"], tmp_path / "base")
+    (tmp_path / "fusion.toml").write_text(
+        """name = "fusion"
+stage = "base"
+base = "tiny-qwen"
+start = "tiny-qwen-chat"
+learns = ["fusion"]
+tokens = 1024
+batch_tokens = 256
+windows = [[1.0, 64]]
+response_only = true
+ship = "base"
+
+[[mix]]
+files = ["talk.jsonl"]
+tokens = 2000
+"""
+    )
+    places = {"data": tmp_path, "runs": tmp_path / "runs", "quiet": True, "installed": lambda: catalog_of(packs)}
+    checkpoint = run_recipe(tmp_path / "fusion.toml", compiled=False, **places)  # type: ignore[arg-type]  # places differ in type
+    ship_recipe(tmp_path / "fusion.toml", **places)  # type: ignore[arg-type]
+    assert check_pack(base).id == "tiny-qwen"
+    assert (base / "tokenizer/template.json").read_text() == (
+        packs["tiny-qwen"] / "tokenizer/template.json"
+    ).read_text()
+    before, after = load_shipped(packs["tiny-qwen"]).state_dict(), part_of(checkpoint, "base.")
+    for name, value in before.items():
+        assert torch.equal(value, after[name]) != name.startswith(("fusion.", "norm.")), name
 
 
 def test_the_project_offers_its_packs_as_a_plugin_does(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

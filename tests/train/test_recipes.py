@@ -131,6 +131,11 @@ def test_a_stage_without_the_one_before_says_so(folder: Path, tmp_path: Path) ->
         (("recall_tokens = 600", 'response_only = "no"'), "response_only is 'no'; expected true or false"),
         (("recall_tokens = 600", 'folder = "here"'), "unknown key 'folder'"),
         (("recall_tokens = 600", 'examples = "a"'), "examples is 'a'; expected a list of tables"),
+        (
+            ("recall_tokens = 600", 'learns = ["input"]'),
+            "stage 'base' cannot learn 'input' alone; use some of embedding",
+        ),
+        (("recall_tokens = 600", 'learns = ["fusion"]'), "the rest must be there already; name `base` and `start`"),
         (("[[mix]]", "[mix]"), "mix is {'files': ['chat.jsonl'], 'tokens': 2000}; expected a list of tables"),
         (('["chat.jsonl"]', '"a.jsonl"'), "bad.toml: mix: files is 'a.jsonl'; expected a list of strings"),
         (

@@ -23,7 +23,7 @@ CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "parallel": ("ddp", "fsdp"),
     "device": ("auto", "cpu", "cuda"),
     "logs": ("tensorboard", "wandb", "none"),
-    "learns": ("input", "output", "norms"),
+    "learns": ("input", "output", "norms", "embedding", "understanding", "pack", "fusion", "head"),
 }
 """What keys of few values may be; of a list, each of its items."""
 
@@ -38,7 +38,12 @@ POSITIVE: Final = (
 )
 NOT_NEGATIVE: Final = ("recall_tokens", "needle_tokens", "weight_decay", "balance", "z_loss", "threads")
 SHARES: Final = ("replay_share", "threshold")
-OF_ONE_STAGE: Final = {"learns": "align", "old_base": "align", "replay": "grow", "teacher": "distill"}
+LEARNS: Final[Mapping[str, tuple[str, ...]]] = {
+    "align": ("input", "output", "norms"),
+    "base": ("embedding", "understanding", "pack", "fusion", "head"),
+}
+"""Parts that a stage may limit what it learns to."""
+OF_ONE_STAGE: Final = {"old_base": "align", "replay": "grow", "teacher": "distill"}
 """Keys that mean nothing to other stages."""
 
 
@@ -68,10 +73,10 @@ class Recipe:
     are written where its writer is installed.
 
     align, grow and distill: see `train.align`, `train.grow` and `train.distill`. learns: which parts of an aligned
-    pack learn, the input adapter unless told. old_base: the base that it was made for, a run, an installed pack or a
-    folder, for a closer start. replay: what the pack learnt from before; `replay_share` of the tokens are of it.
-    threshold: the share of messages that reach no pack over which they are a domain of their own. teacher: who is
-    learnt from.
+    pack learn, the input adapter unless told; or which of a base and its trunk, all unless told. old_base: the base
+    that an aligned pack was made for, a run, an installed pack or a folder, for a closer start. replay: what the pack
+    learnt from before; `replay_share` of the tokens are of it. threshold: the share of messages that reach no pack
+    over which they are a domain of their own. teacher: who is learnt from.
     """
 
     name: str
@@ -144,6 +149,7 @@ class Recipe:
             if getattr(self, name) and self.stage != stage:
                 told = f"`{name}` is for stage {stage!r}, not {self.stage!r}; remove it"
                 raise ConfigError(f"recipe {self.name!r}: {told}")
+        self._check_learns()
         if self.stage == "distill" and self.teacher is None:
             raise ConfigError(f"recipe {self.name!r} has no [teacher]; say there who is learnt from, by its `kind`")
         if self.stage == "chat" and self.manifest is not None and self.manifest.get("type") != "system":
@@ -159,6 +165,17 @@ class Recipe:
                 raise ConfigError(
                     f"recipe {self.name!r}: {name} is {word!r}; use one of {', '.join(allowed)}{nearest(word, allowed)}"
                 )
+
+    def _check_learns(self) -> None:
+        for part in self.learns:
+            if part not in (allowed := LEARNS.get(self.stage, ())):
+                told = f"use some of {', '.join(allowed)}" if allowed else "remove `learns`"
+                raise ConfigError(f"recipe {self.name!r}: stage {self.stage!r} cannot learn {part!r} alone; {told}")
+        if self.stage == "base" and self.learns and not (self.base and (self.start or "pack" in self.learns)):
+            raise ConfigError(
+                f"recipe {self.name!r}: only {', '.join(self.learns)} learn, so the rest must be there already; name "
+                "`base` and `start`"
+            )
 
     def _check_windows(self) -> None:
         total = sum(share for share, _ in self.windows)
