@@ -11,7 +11,6 @@ from typing import Any, Final
 
 from modularbase_core.errors import DataError
 
-ALL: Final = "all"
 _SETTINGS: Final = (
     *("max_tokens", "temperature", "seed", "samples"),
     *("threshold", "packs_per_turn", "fusion", "contradiction"),
@@ -23,7 +22,8 @@ _SETTINGS: Final = (
 def forgetting(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
     """Return what both measured, before and after, with the change: relative of perplexities, else the difference.
 
-    Cells stand under metric, row and domain, `all` for all records. Raises DataError where they have nothing in common.
+    Cells stand under metric and row as in an evaluation: `domains` by name, and `all` records. Raises DataError where
+    the two have nothing in common.
     """
     notes = list(_differences(before, after))
     out: dict[str, dict[str, dict[str, Any]]] = {}
@@ -34,7 +34,7 @@ def forgetting(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str,
         if metric == "routing":
             rows, earlier = {"routed": rows}, {"routed": earlier}
         table = {name: _row(metric, earlier[name], row, notes) for name, row in rows.items() if name in earlier}
-        if table := {name: cells for name, cells in table.items() if cells}:
+        if table := {name: cells for name, cells in table.items() if cells["domains"]}:
             out[metric] = table
     if not out:
         raise DataError("the two evaluations have no figure in common; evaluate the same files with the same rows")
@@ -44,32 +44,34 @@ def forgetting(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str,
 def worst(compared: Mapping[str, Any]) -> tuple[str, str, float] | None:
     """Return row, domain and relative change of the perplexity that rose the most, or None where none rose."""
     cells = [
-        (row, domain, cell["change"])
-        for row, domains in compared["metrics"].get("perplexity", {}).items()
-        for domain, cell in domains.items()
-        if domain != ALL or len(domains) == 1
+        (name, domain, cell["change"])
+        for name, row in compared["metrics"].get("perplexity", {}).items()
+        for domain, cell in row["domains"].items()
     ]
     risen = max(cells, key=lambda one: one[2], default=None)
     return risen if risen and risen[2] > 0 else None
 
 
 def _row(metric: str, before: Mapping[str, Any], after: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
-    out = {}
-    for domain, cell in [*after["domains"].items(), (ALL, after["all"])]:
-        earlier = before["all"] if domain == ALL else before["domains"].get(domain)
-        if earlier and cell and (made := _cell(metric, earlier, cell, domain, notes)):
-            out[domain] = made
-    return out
+    cells = {
+        domain: _cell(metric, before["domains"].get(domain), cell, domain, notes)
+        for domain, cell in after["domains"].items()
+    }
+    every = _cell(metric, before["all"], after["all"], "", notes)
+    return {"domains": {domain: cell for domain, cell in cells.items() if cell}, "all": every}
 
 
 def _cell(
-    metric: str, before: Mapping[str, Any], after: Mapping[str, Any], domain: str, notes: list[str]
+    metric: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None, domain: str, notes: list[str]
 ) -> dict[str, Any] | None:
+    """Compare a cell, of a domain or with an empty name of all records; None where that cannot be done."""
+    if before is None or after is None:
+        return None
     if metric == "perplexity":
         measure = "perplexity"
         if before["tokens"] != after["tokens"]:
             if before["bytes"] != after["bytes"] or not after["bytes"]:
-                if domain != ALL:
+                if domain:
                     notes.append(f"{domain} holds other texts than before, so it is not compared")
                 return None
             measure = "bits_per_byte"
@@ -81,7 +83,7 @@ def _cell(
             measure = next((key for key in after if key.startswith("pass@") and key in before), "")
         if not measure:
             return None
-        if before["records"] != after["records"] and domain != ALL:
+        if before["records"] != after["records"] and domain:
             notes.append(f"{domain} has {after['records']} records for {metric}, {before['records']} before")
         change = after[measure] - before[measure]
     return {"measure": measure, "before": before[measure], "after": after[measure], "change": change}

@@ -16,7 +16,8 @@ from modularbase_core.errors import DataError
 _WIDTH, _HEIGHT, _GAP, _MARGIN, _TOP = 108, 50, 3, 24, 104
 _LETTER: Final = 7.4  # about the width of one, to leave room for names
 _LONGEST_NAME: Final = 24
-_ALL: Final = "all"
+_ALL: Final = ""
+"""Stands for all domains together, as a domain's name is never empty."""
 _INK, _FAINT = "#1f2328", "#57606a"
 # the ends of ColorBrewer's RdBu, which colour-blind people tell apart too
 _LOWER, _NEUTRAL, _HIGHER = (33, 102, 172), (247, 247, 247), (178, 24, 43)
@@ -56,9 +57,8 @@ def plot_forgetting(compared: Mapping[str, Any]) -> str:
     if not rows:
         raise DataError("the two evaluations have no perplexity in common to plot")
     cells: dict[str, dict[str, _Cell]] = {}
-    for name, domains in rows.items():
-        shown = {domain: one for domain, one in domains.items() if domain != _ALL or len(domains) != 2}
-        for domain, one in shown.items():
+    for name, row in rows.items():
+        for domain, one in _columns(row):
             below = f"{_short(one['before'])} before, {one['change']:+.1%}".replace("-", "−")
             cells.setdefault(name, {})[domain] = _Cell(_short(one["after"]), below, _heat(1 + one["change"], 1.25))
     ends = ("−20 % or less", "no change", "+25 % or more")
@@ -100,7 +100,7 @@ def _drawn(
         _text(_MARGIN, 60, told, 13, _FAINT),
     ]
     for domain, x in places.items():
-        out.append(_text(x + width / 2, _TOP - 12, _cut(domain, 15), 13, weight=600, anchor="middle"))
+        out.append(_text(x + width / 2, _TOP - 12, _cut(domain or "all", 15), 13, weight=600, anchor="middle"))
     for line, (name, row) in enumerate(cells.items()):
         top = _TOP + line * (_HEIGHT + _GAP)
         out.append(_text(left - 12, top + _HEIGHT / 2 + 5, _cut(name), 13, anchor="end"))

@@ -23,7 +23,7 @@ from modularbase_core.evaluate.routing import routes_of, routing
 from modularbase_core.evaluate.sandbox import Limits, Sandbox
 from modularbase_core.evaluate.selection import Selection, without_packs
 from modularbase_core.evaluate.settings import EvaluationSettings
-from modularbase_core.evaluate.tasks import program_of, tests_of
+from modularbase_core.evaluate.tasks import checks_of, program_of
 from modularbase_core.turn.route import force
 from modularbase_core.turn.stages import Route
 
@@ -91,7 +91,7 @@ class Evaluation:
         if metric == "choice":
             return has_options(case)
         if metric == "pass@k":
-            return bool(case.asked and tests_of(case))
+            return bool(case.asked and checks_of(case))
         return case.record.text is not None or any(one["role"] == "assistant" for one in case.record.messages)
 
     @cached_property
@@ -120,7 +120,7 @@ class Evaluation:
             routes = [route or fallback for case, route in routed if self._has(name, case)]
             lost = sum(route is None for route in self._routed)
             if lost:
-                self._note(f"{lost} records are too long to be routed; general chat answers them")
+                self._note(f"{lost} of {len(self._cases)} records are too long to be routed; general chat answers them")
         needed = {pack for row in rows for route in routes for pack in row.blend(route)}
         scorer = self._model.scorer(sorted(needed))
         read = 0
@@ -202,7 +202,7 @@ class Evaluation:
             given = answers(self._model.host, asked, done)
             refused = [answer for answer in given if not answer.packs]
             if refused:
-                self._note(f"{len(refused)} questions were not answered: {refused[0].reason}")
+                self._note(f"{len(refused)} of {len(given)} questions were not answered: {refused[0].reason}")
             for note in dict.fromkeys(note for answer in given for note in answer.notes):
                 self._note(note)
             out.append((row, given))

@@ -46,9 +46,7 @@ class EvaluationSettings:
                 f"pass@{max(self.k)} needs {max(self.k)} answers a task, but samples is {self.samples}; raise it"
             )
         if "pass@k" in self.metrics and self.answers > 1 and self.sampling(several=True).temperature == 0:
-            raise ConfigError(
-                f"{self.answers} greedy answers to a task are the same one; raise the temperature above 0"
-            )
+            raise ConfigError(f"{self.answers} greedy answers to a task are all the same; use a temperature above 0")
         self.sampling(several=False)  # raises for what is out of range
 
     @property

@@ -18,8 +18,8 @@ _BEGINS: Final = re.compile(r"^(?:def |async def |class |import |from \w|@|[A-Za
 _LONGEST_LINES: Final = 600
 
 
-def tests_of(case: Case) -> str:
-    """Return the tests of a case as a program to run after the answer's; empty where it has none."""
+def checks_of(case: Case) -> str:
+    """Return what tests a case as a program to run after the answer's; empty where it has none."""
     value, setup = case.value, _lines(case.value.get("test_setup_code")) + _lines(case.value.get("test_imports"))
     if isinstance(test := value.get("test"), str) and test.strip():
         entry = value.get("entry_point")
@@ -40,7 +40,7 @@ def program_of(case: Case, text: str) -> Program:
         if not re.search(rf"\bdef {re.escape(entry)}\b", code):
             code = _longest_that_parses(_indented(_fenced(text) or text), prompt)
         code = f"{prompt}\n{code}"
-    return Program(code, tests_of(case))
+    return Program(code, checks_of(case))
 
 
 def code_in(text: str) -> str:

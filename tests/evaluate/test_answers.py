@@ -107,7 +107,10 @@ def test_texts_are_compared_without_case_articles_and_punctuation():
     assert plain("  An “Apple”，a pear ") == "apple pear"
 
 
-@given(st.text(), st.sampled_from([Gold("number", "42"), Gold("letter", "A", ("A", "B")), Gold("label", "no", ("yes", "no"))]))
+@given(
+    st.text(),
+    st.sampled_from([Gold("number", "42"), Gold("letter", "A", ("A", "B")), Gold("label", "no", ("yes", "no"))]),
+)
 def test_any_text_gives_an_answer_or_none(text, gold):
     assert isinstance(gold.is_given_in(text), bool)
     assert stated_in(text) is None or stated_in(text)

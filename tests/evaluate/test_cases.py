@@ -49,7 +49,11 @@ def test_plain_text_asks_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("value", "question", "response"),
     [
-        ({"prompt": "def f():", "canonical_solution": "    return 1", "test": "", "entry_point": "f"}, "def f():", "    return 1"),
+        (
+            {"prompt": "def f():", "canonical_solution": "    return 1", "test": "", "entry_point": "f"},
+            "def f():",
+            "    return 1",
+        ),
         ({"text": "Write f.", "code": "def f(): pass", "test_list": []}, "Write f.", "def f(): pass"),
         ({"question": "How many?", "answer": "So 3.\n#### 3"}, "How many?", "So 3.\n#### 3"),
         ({"prompt": "def f():", "test": "assert f"}, "def f():", ""),

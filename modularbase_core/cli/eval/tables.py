@@ -37,17 +37,21 @@ def result_tables(described: Mapping[str, Any]) -> list[str]:
 
 def compared_tables(compared: Mapping[str, Any]) -> list[str]:
     """Lay out what changed (`evaluate.forgetting`): before, after, and the change."""
+    from modularbase_core.evaluate.forgetting import worst
+
     packs = compared["packs"].items()
     out = [f"{pack}: {one['before'] or 'absent'} -> {one['after'] or 'absent'}, other weights" for pack, one in packs]
     for metric, rows in compared["metrics"].items():
-        measure = next(cell["measure"] for row in rows.values() for cell in row.values())
+        measure = next(cell["measure"] for row in rows.values() for cell in row["domains"].values())
         named = metric if measure in (metric, "accuracy") else measure.replace("_", " ")
-        tables = {name: _split(row) for name, row in rows.items()}
         if metric == "perplexity":
             digits = 3 if measure == "bits_per_byte" else 1
-            out += _table(f"{named}: before -> after, change", tables, partial(_relative, digits))
+            out += _table(f"{named}: before -> after, change", rows, partial(_relative, digits))
         else:
-            out += _table(f"{named}, %: before -> after, points", tables, _points)
+            out += _table(f"{named}, %: before -> after, points", rows, _points)
+    if risen := worst(compared):
+        row, domain, change = risen
+        out += ["", f"the most is forgotten by {row} of {domain}: {100 * change:+.1f}%"]
     return out if compared["packs"] else out[1:]
 
 
@@ -104,11 +108,6 @@ def _relative(digits: int, cell: Cell) -> tuple[str, str]:
 
 def _points(cell: Cell) -> tuple[str, str]:
     return f"{100 * cell['before']:.1f} -> {100 * cell['after']:.1f}", f"{100 * cell['change']:+.1f}"
-
-
-def _split(row: Cell) -> Cell:
-    """Return a row of cells as `_table` takes it."""
-    return {"domains": {name: cell for name, cell in row.items() if name != "all"}, "all": row.get("all")}
 
 
 def _number(value: float | None, digits: int) -> str:
