@@ -33,6 +33,7 @@ from modularbase_core.turn.stages import Token
 
 LANGUAGES = {"en": ("en",), "zh": ("zh", "zh-Hant")}
 ANSWERS = 60
+CHATS = ("chat/test", "chat/more_test")
 HELD_OUT = {
     "python_code": ("python/mbpp_test", "python/test"),
     "reasoning": ("reasoning/test", "reasoning/aqua_test"),
@@ -48,20 +49,26 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--records", type=int, default=0, help="at most so many records a figure; 0 for all")
     options = parser.parse_args()
-    data: Path = options.data
+    figures = perplexities(options.data, options.records)
+    with build(EngineConfig()) as host:
+        figures |= variety(host, short_prompts(options.data))
+    for name, value in figures.items():
+        print(f"{name:<28}{value:>10.3f}")
+    print(json.dumps(figures))
+
+
+def perplexities(data: Path, count: int) -> dict[str, float]:
+    """Return perplexities of answers, of the packs' own held-out records, and of base texts; of `count` records each.
+
+    A count of 0 takes all.
+    """
     catalog = discover()
     base, chat = (load_shipped(catalog.find(name).pack.directory) for name in ("nano-base", "general_chat"))
     assert isinstance(base, Base)
     assert isinstance(chat, Pack)
     tokenizer = Tokenizer.from_file(str(catalog.find("nano-base").pack.tokenizer))
-
-    def some(*names: str) -> list[Record]:
-        records = [record for name in names for record in read_records(data / f"{name}.jsonl.xz")]
-        random.Random(0).shuffle(records)
-        return records[: options.records or None]
-
     figures: dict[str, float] = {}
-    held_out = some("chat/test", "chat/more_test")
+    held_out = some(data, *CHATS, count=count)
     for name, languages in LANGUAGES.items():
         records = [record for record in held_out if record.language in languages]
         own = figures[f"{name}_own_prompt"] = perplexity(base, chat, records, tokenizer)
@@ -70,17 +77,26 @@ def main() -> None:
     for name, files in HELD_OUT.items():
         pack = load_shipped(catalog.find(name).pack.directory)
         assert isinstance(pack, Pack)
-        records = some(*files)
+        records = some(data, *files, count=count)
         without = figures[f"{name}_with_general_chat"] = perplexity(base, chat, records, tokenizer)
         figures[f"{name}_with_pack"] = perplexity(base, pack, records, tokenizer)
         figures[f"{name}_ratio"] = figures[f"{name}_with_pack"] / without
     validation = sorted(path.name.removesuffix(".jsonl.xz") for path in (data / "base").glob("*_valid.jsonl.xz"))
-    figures["base_validation"] = perplexity(base, chat, some(*(f"base/{name}" for name in validation)), tokenizer)
-    with build(EngineConfig()) as host:
-        figures |= variety(host, [record for record in held_out if len(record.messages[0]["content"]) < 400])
-    for name, value in figures.items():
-        print(f"{name:<28}{value:>10.3f}")
-    print(json.dumps(figures))
+    texts = some(data, *(f"base/{name}" for name in validation), count=count)
+    figures["base_validation"] = perplexity(base, chat, texts, tokenizer)
+    return figures
+
+
+def some(data: Path, *names: str, count: int = 0) -> list[Record]:
+    """Return records of some files in random order, at most `count` of them unless that is 0."""
+    records = [record for name in names for record in read_records(data / f"{name}.jsonl.xz")]
+    random.Random(0).shuffle(records)
+    return records[: count or None]
+
+
+def short_prompts(data: Path) -> list[Record]:
+    """Return held-out records whose prompts are short, to be answered."""
+    return [record for record in some(data, *CHATS) if len(record.messages[0]["content"]) < 400]
 
 
 def variety(host: Host, records: Sequence[Record]) -> dict[str, float]:

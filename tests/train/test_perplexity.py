@@ -1,19 +1,20 @@
 """How likely records are: as the whole networks say, whatever shares a batch, and blended as a turn blends."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from eager import Eager
-from tiny_packs import TOKENIZER, WINDOW
+from tiny_packs import BASE, PACK, TOKENIZER, WINDOW, manifest, write_pack
 from tokenizers import Tokenizer
 
 from modularbase_core.errors import DataError
 from modularbase_core.text.tokenizer import Tokenizer as TextTokenizer
 from modularbase_core.train import perplexity as scoring
 from modularbase_core.train.corpus import Record
-from modularbase_core.train.packing import Encoder
+from modularbase_core.train.encoding import Encoder
 from modularbase_core.train.perplexity import Likelihood, Scorer, perplexity
 from modularbase_core.train.ship import load_shipped
 from modularbase_core.turn.fusions import BUILTIN, Shares
@@ -60,6 +61,19 @@ def wanted(logits, record):
     likely = torch.log_softmax(torch.from_numpy(logits), -1)
     each = [-float(likely[i - 1, ids[i]]) for i in range(1, len(ids)) if learn[i]]
     return sum(each), len(each)
+
+
+def test_what_a_pack_adds_to_the_head_counts_by_its_share(tiny_packs, tmp_path):
+    speaks = replace(PACK, head_rank=8, vocabulary_size=BASE.vocabulary_size)
+    there = {**tiny_packs, "speaks": write_pack(tmp_path / "speaks", manifest("speaks", "domain", speaks), 9)}
+    packs = {name: load_shipped(there[name]) for name in ("general_chat", "speaks")}
+    scorer = Scorer(load_shipped(there["tiny-base"]), packs, ENCODER.encode, longest=WINDOW.trained_tokens)
+    blends = [{"speaks": 1.0}, {"general_chat": 0.6, "speaks": 0.4}]
+    for blend, row in zip(blends, scorer.score(RECORDS[:3], blends), strict=True):
+        for record, got in zip(RECORDS, row, strict=False):
+            ids = ENCODER.encode(record)[0]
+            logits = Eager(there, "tiny-base").blended(ids, blend, lambda w, outputs: w.expand(outputs.shape[:2]))
+            assert got.nats == pytest.approx(wanted(logits, record)[0], rel=1e-4)
 
 
 def test_likelihoods_are_those_of_the_whole_networks(scorer, eager):
@@ -111,7 +125,9 @@ def test_several_packs_are_blended_as_a_turn_blends_them(tiny_packs, eager, fusi
 def test_without_a_fusion_weights_are_shares(tiny_packs, eager):
     blend = {"python_code": 0.6, "general_chat": 0.4}
     (row,) = make(tiny_packs).score(RECORDS[:1], [blend])
-    logits = eager.blended(ENCODER.encode(RECORDS[0])[0], blend, lambda weights, outputs: weights.expand(len(outputs), -1))
+    logits = eager.blended(
+        ENCODER.encode(RECORDS[0])[0], blend, lambda weights, outputs: weights.expand(len(outputs), -1)
+    )
     assert row[0].nats == pytest.approx(wanted(logits, RECORDS[0])[0], rel=1e-4)
 
 
