@@ -17,7 +17,11 @@ from modularbase_core.train.recipe import Recipe
 
 def load_tokenizer(recipe: Recipe) -> Tokenizer:
     """Load the recipe's tokenizer.json; what looks like a control token in a text stays text."""
-    path = recipe.folder / recipe.tokenizer
+    return read_tokenizer(recipe.folder / recipe.tokenizer)
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """Load a tokenizer.json, with which what looks like a control token in a text stays text."""
     try:
         tokenizer: Tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises a bare Exception for every kind of damage
