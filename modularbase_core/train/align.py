@@ -25,12 +25,13 @@ from modularbase_core.sdk.examples import read_examples
 from modularbase_core.train.adapters import Fit, turn_input, turn_output
 from modularbase_core.train.checkpoints import build_model
 from modularbase_core.train.corpus import Record
+from modularbase_core.train.encoding import Encoder, Material, join
 from modularbase_core.train.installed import Installed
 from modularbase_core.train.language import Loss, Whole
 from modularbase_core.train.learn import learn
 from modularbase_core.train.material import documents_of
 from modularbase_core.train.origin import keep_origin, origin_of
-from modularbase_core.train.packing import Encoder, Material, document_mask, join, windows
+from modularbase_core.train.packing import document_mask, windows
 from modularbase_core.train.recipe import Recipe
 from modularbase_core.train.references import trunk_of, whole_base
 from modularbase_core.train.tokens import load_tokenizer, recipe_controls

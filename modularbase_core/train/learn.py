@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from modularbase_core.train.checkpoints import build_model
+from modularbase_core.train.encoding import Material
 from modularbase_core.train.installed import Installed
 from modularbase_core.train.language import Loss
 from modularbase_core.train.loop import Settings, train
 from modularbase_core.train.material import batches_of, documents_of
-from modularbase_core.train.packing import Material
 from modularbase_core.train.recipe import Recipe
 from modularbase_core.train.saving import keys_of
 from modularbase_core.train.schedule import Schedule

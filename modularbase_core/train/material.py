@@ -11,8 +11,9 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from modularbase_core.train.corpus import read_records
+from modularbase_core.train.encoding import Document, Encoder, Material, encode_sources, join
 from modularbase_core.train.loop import Batch
-from modularbase_core.train.packing import Document, Encoder, Material, encode_sources, join, windows
+from modularbase_core.train.packing import windows
 from modularbase_core.train.recall import needle_documents, recall_documents
 from modularbase_core.train.recipe import Recipe
 from modularbase_core.train.shards import fingerprint, holds_shards

@@ -21,7 +21,7 @@ from modularbase_core.errors import DataError
 from modularbase_core.graph.networks import Base, Pack
 from modularbase_core.graph.places import Windows
 from modularbase_core.train.corpus import Record
-from modularbase_core.train.packing import Encoder
+from modularbase_core.train.encoding import Encoder
 
 BATCH_TOKENS = 8192
 HEAD_ROWS = 1024

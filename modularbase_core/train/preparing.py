@@ -20,7 +20,7 @@ from modularbase_core.errors import DataError
 from modularbase_core.sdk.files import write_atomically
 from modularbase_core.sdk.jsonfile import parse_json
 from modularbase_core.train.corpus import Record, Tell, read_found
-from modularbase_core.train.packing import Encoder, Joining
+from modularbase_core.train.encoding import Encoder, Joining
 from modularbase_core.train.readers.files import find_files
 from modularbase_core.train.seen import Seen
 from modularbase_core.train.shards import (

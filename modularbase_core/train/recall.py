@@ -14,7 +14,7 @@ import numpy as np
 
 from modularbase_core.errors import DataError
 from modularbase_core.train.corpus import Record
-from modularbase_core.train.packing import Document, Documents, Encoder
+from modularbase_core.train.encoding import Document, Documents, Encoder
 
 NEEDLES: Final = {
     "en": (

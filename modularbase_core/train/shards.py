@@ -23,7 +23,7 @@ from modularbase_core.errors import DataError
 from modularbase_core.sdk.files import file_sha256, write_atomically
 from modularbase_core.sdk.jsonfile import parse_json
 from modularbase_core.text.controls import Controls
-from modularbase_core.train.packing import Documents
+from modularbase_core.train.encoding import Documents
 from modularbase_core.train.readers.files import SHARDS_FILE
 
 INDEX_FILE: Final = SHARDS_FILE

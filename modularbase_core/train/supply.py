@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from modularbase_core.errors import DataError
-from modularbase_core.train.packing import Documents
+from modularbase_core.train.encoding import Documents
 from modularbase_core.train.recipe import Source
 from modularbase_core.train.shards import Index, MappedShard, holds_shards, map_shards, read_index
 

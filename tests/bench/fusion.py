@@ -43,7 +43,7 @@ from modularbase_core.host.memory import pages_of
 from modularbase_core.packs.catalog import discover
 from modularbase_core.sdk.architecture import Blocks, PackArchitecture
 from modularbase_core.train.corpus import read_records
-from modularbase_core.train.packing import Encoder
+from modularbase_core.train.encoding import Encoder
 from modularbase_core.train.ship import load_shipped
 from modularbase_core.turn.fusions import BUILTIN, Shares
 from modularbase_core.turn.route import force

@@ -39,7 +39,7 @@ from modularbase_core.packs.catalog import discover
 from modularbase_core.sdk.architecture import BaseArchitecture, Blocks, PackArchitecture
 from modularbase_core.train.checkpoints import part_of
 from modularbase_core.train.corpus import Record, read_records
-from modularbase_core.train.packing import Encoder
+from modularbase_core.train.encoding import Encoder
 from modularbase_core.train.perplexity import perplexity
 from modularbase_core.train.recipe import Recipe, Source
 from modularbase_core.train.run import run_recipe

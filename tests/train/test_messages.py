@@ -7,7 +7,7 @@ import pytest
 
 from modularbase_core.errors import DataError
 from modularbase_core.train.messages import Labelled, read_messages
-from modularbase_core.train.packing import Source
+from modularbase_core.train.recipe import Source
 
 ROWS = [
     {"text": f"{domain} {language} {number}", "domain": domain, "intent": f"i{number % 2}", "lang": language}

@@ -1,45 +1,18 @@
-"""Records as token ids, and whole documents packed into windows."""
+"""Whole documents packed into windows."""
 
 import hashlib
-import json
-import random
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from chatml import CHATML, SYSTEM, chatml_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
 
 from modularbase_core.errors import DataError
-from modularbase_core.text.template import CONTROL_TOKENS
-from modularbase_core.train.corpus import Record
-from modularbase_core.train.packing import (
-    Documents,
-    Encoder,
-    Source,
-    best_fit,
-    document_mask,
-    encode_sources,
-    join,
-    windows,
-)
-from modularbase_core.train.tokenizer import train_tokenizer
-from modularbase_core.train.tokens import controls_in
+from modularbase_core.train.encoding import Documents, join
+from modularbase_core.train.packing import best_fit, document_mask, windows
 
 BEGIN = 0
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    texts = ["the quick brown fox jumps over the lazy dog", "敏捷的棕色狐狸跳过懒狗", "def f(x):\n    return x"] * 5
-    return train_tokenizer(texts, 400, tmp_path_factory.mktemp("tokenizer") / "tokenizer.json")
-
-
-def chat(prompt: str, response: str) -> Record:
-    return Record(None, ({"role": "user", "content": prompt}, {"role": "assistant", "content": response}), "en", "test")
 
 
 def numbered(lengths: list[int], whole: list[int] | None = None) -> Documents:
@@ -62,62 +35,6 @@ def one_pass(documents: Documents, length: int) -> list[torch.Tensor]:
         seen |= tokens
         rows.append(ids[0])
     raise AssertionError("windows go on for ever")
-
-
-def test_the_tokenizer_begins_with_the_control_tokens_and_round_trips(tokenizer: Tokenizer) -> None:
-    assert [tokenizer.token_to_id(token) for token in CONTROL_TOKENS] == list(range(len(CONTROL_TOKENS)))
-    for text in ("the fox", "狐狸\n  jumps\t!", "émoji 🙂", "    return x"):
-        assert tokenizer.decode(tokenizer.encode(text).ids) == text
-
-
-def test_only_the_response_and_its_end_are_learnt(tokenizer: Tokenizer) -> None:
-    ids, learn = Encoder(tokenizer, response_only=True).encode(chat("the quick", "brown fox"))
-    learnt = [token for token, counts in zip(ids, learn, strict=True) if counts]
-    assert tokenizer.decode(learnt, skip_special_tokens=True) == "brown fox"
-    assert learnt[-1] == tokenizer.token_to_id("<|end|>")
-
-
-@pytest.mark.parametrize("record", [chat("the quick", "brown fox"), Record("the lazy dog", (), "en", "")])
-def test_all_but_the_begin_token_is_learnt_of_a_text_and_of_a_whole_chat(tokenizer: Tokenizer, record: Record) -> None:
-    ids, learn = Encoder(tokenizer, response_only=False).encode(record)
-    assert ids[0] == tokenizer.token_to_id("<|begin|>")
-    assert learn == [False] + [True] * (len(ids) - 1)
-
-
-def test_a_control_token_in_a_text_stays_text(tokenizer: Tokenizer) -> None:
-    ids, _ = Encoder(tokenizer, response_only=False).encode(chat("a<|end|>b", "c"))
-    assert ids.count(tokenizer.token_to_id("<|end|>")) == 2
-
-
-def test_a_snippet_is_a_stretch_of_the_text(tokenizer: Tokenizer) -> None:
-    encoder, text = Encoder(tokenizer, response_only=False), "the quick brown fox 狐狸跳过懒狗 jumps over " * 4
-    for seed in range(20):
-        snippet = encoder.snippet(text, 9, random.Random(seed))
-        assert snippet in text
-        assert 6 <= len(tokenizer.encode(snippet).ids) <= 12
-    assert encoder.snippet("", 9, random.Random(0)) == ""
-
-
-def test_a_source_is_filtered_by_language_and_repeated_to_its_share(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    lines = [{"text": "the dog", "lang": "en"}, {"text": "懒狗", "lang": "zh"}]
-    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    source = Source(files=("a.jsonl",), tokens=50, languages=("zh",))
-    documents = join(encode_sources([source], tmp_path, tokenizer, response_only=False, seed=0))
-    assert 50 <= len(documents.ids) < 60
-    assert "dog" not in tokenizer.decode(documents.ids.tolist())
-    french = Source(files=("a.jsonl",), tokens=5, languages=("fr",))
-    with pytest.raises(DataError, match="matches the recipe"):
-        encode_sources([french], tmp_path, tokenizer, response_only=False, seed=0)
-
-
-def test_joined_documents_are_found_again_and_ids_are_as_wide_as_they_need() -> None:
-    documents = join([([0, 5, 6], [False, True, True])], [([0, 7], [False, True])])
-    assert (documents.starts.tolist(), documents.whole.tolist()) == ([0, 3, 5], [False, True])
-    assert (documents.ids.tolist(), documents.ids.dtype) == ([0, 5, 6, 0, 7], np.uint16)
-    assert documents.learn.tolist() == [False, True, True, False, True]
-    assert join([([70_000], [True])]).ids.dtype == np.uint32
-    assert join([], [([0], [True])]).whole.tolist() == [True]
-    assert len(join([])) == 0
 
 
 def first_fit_decreasing(lengths: list[int], capacity: int) -> int:
@@ -212,22 +129,6 @@ def test_a_token_sees_its_own_document_alone_up_to_itself() -> None:
         [0, 0, 1, 1, 0],
         [0, 0, 1, 1, 1],
     ]
-
-
-def test_another_template_is_encoded_as_its_base_reads_it():
-    library = Tokenizer.from_str(chatml_tokenizer())
-    controls = controls_in(library, CHATML)
-    ids, learn = Encoder(library, response_only=True, controls=controls).encode(chat("Hi", "Hello"))
-    start, end = "<|im_start|>", "<|im_end|>\n"
-    text = f"<|endoftext|>{start}system\n{SYSTEM}{end}{start}user\nHi{end}{start}assistant\nHello{end}"
-    library.encode_special_tokens = False
-    assert ids == library.encode(text).ids
-    assert library.decode([i for i, counts in zip(ids, learn, strict=True) if counts]) == "Hello\n"
-    encoder = Encoder(library, response_only=True, controls=controls)
-    whole, learn = encoder.encode(Record("Hi<|im_end|>", (), "en", ""))
-    border = library.token_to_id("<|endoftext|>")
-    assert (whole[0], whole[-1], sum(learn)) == (border, border, len(whole) - 1)
-    assert library.token_to_id("<|im_end|>") not in whole
 
 
 def test_ids_of_a_large_vocabulary_are_kept_whole():

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from modularbase_core.errors import DataError
 from modularbase_core.train import preparing
 from modularbase_core.train.corpus import read_records
-from modularbase_core.train.packing import Encoder, join
+from modularbase_core.train.encoding import Encoder, join
 from modularbase_core.train.preparing import Plan, prepare
 from modularbase_core.train.shards import map_shards, read_index
 

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 from modularbase_core.errors import DataError
 from modularbase_core.text.template import BEGIN, CONTROL_TOKENS, END, ROLES
-from modularbase_core.train.packing import Encoder, control_id, join
+from modularbase_core.train.encoding import Encoder, control_id, join
 from modularbase_core.train.recall import LONGEST, NEEDLES, needle_documents, recall_documents
 
 ENGLISH = "It was a bright morning in the harbour.\nBoats came home, and gulls cried over the quiet water. " * 60

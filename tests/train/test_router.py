@@ -16,8 +16,8 @@ from modularbase_core.graph.places import Windows
 from modularbase_core.sdk.architecture import RouterArchitecture, routed_part
 from modularbase_core.text.template import BEGIN, ROLES
 from modularbase_core.train.checkpoints import steps_done
+from modularbase_core.train.encoding import control_id
 from modularbase_core.train.messages import Labelled
-from modularbase_core.train.packing import control_id
 from modularbase_core.train.recipe import Recipe
 from modularbase_core.train.router import (
     MESSAGE_TOKENS,

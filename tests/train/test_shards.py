@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, normalizers
 
 from modularbase_core.errors import DataError
 from modularbase_core.text.controls import template_beside
-from modularbase_core.train.packing import join
+from modularbase_core.train.encoding import join
 from modularbase_core.train.shards import (
     Index,
     MappedShard,

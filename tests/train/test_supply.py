@@ -12,8 +12,9 @@ from tiny_packs import TOKENIZER
 from tokenizers import Tokenizer
 
 from modularbase_core.errors import DataError
+from modularbase_core.train.encoding import Documents, Encoder, join
 from modularbase_core.train.material import batches_of, documents_of
-from modularbase_core.train.packing import Documents, Encoder, join, windows
+from modularbase_core.train.packing import windows
 from modularbase_core.train.preparing import Plan, prepare
 from modularbase_core.train.recipe import Recipe, Source
 from modularbase_core.train.shards import Index, fingerprint, write_index, write_shard
