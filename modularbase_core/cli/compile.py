@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from modularbase_core.packs.catalog import Catalog, InstalledPack
 
 
-@click.command(name="compile")
+@click.command(name="compile", short_help="Compile packs ahead, for this machine or another.")
 @click.argument("packs", nargs=-1)
 @click.option(
     "--target", metavar="NAME", default="cpu", show_default=True, help="Where it will run: cpu, cuda, or a plugin's."

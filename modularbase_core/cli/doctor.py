@@ -33,7 +33,7 @@ NVRTC: Final = {"headers": "include/cuda_fp16.h", "NVRTC": "lib/libnvrtc.so*"}
 """What the wheels of the extra `cuda` must bring to compile for GPUs, under nvidia/cu13."""
 
 
-@click.command()
+@click.command(short_help="Check the installation; fails where chat would.")
 @json_option
 @settings_options
 @click.pass_context

@@ -11,10 +11,10 @@ import click
 
 
 @contextmanager
-def progress_bar(*, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+def progress_bar(*, quiet: bool = False, lines: bool = True) -> Iterator[Callable[[str, int, int], None]]:
     """Yield a function of (what is done now, steps done, steps in all).
 
-    On a terminal it draws a bar from its first call on, elsewhere it prints each new phase.
+    On a terminal it draws a bar from its first call on, elsewhere it prints each new phase, if `lines`.
     """
     bar: Any = None  # tqdm ships no types
     told = ""
@@ -24,7 +24,7 @@ def progress_bar(*, quiet: bool = False) -> Iterator[Callable[[str, int, int], N
         if quiet:
             return
         if not sys.stderr.isatty():
-            if phase != told:
+            if lines and phase != told:
                 told = phase
                 click.echo(f"{phase} ({done}/{total})", err=True)
             return

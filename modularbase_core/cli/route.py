@@ -51,7 +51,7 @@ def route(
     from modularbase_core.host.messages import Messages
 
     catalog, manager = installed(config)
-    with progress_bar(quiet=quiet) as progress:
+    with progress_bar(quiet=quiet, lines=False) as progress:
         messages = Messages.open(config, catalog, progress, hooks_of(catalog, manager))
     for text in texts:
         chosen = messages.route(text)

@@ -83,10 +83,14 @@ def parts_of(recipe: Recipe) -> list[Part]:
     return [Part(name, *count) for name, count in counts.items()]
 
 
-def memory_of(recipe: Recipe, window: int) -> Memory:
-    """Count the bytes of a process that trains the recipe in windows of `window` tokens."""
+def memory_of(recipe: Recipe, window: int, rows: int | None = None) -> Memory:
+    """Count the bytes of a process that trains the recipe in windows of `window` tokens.
+
+    rows: hidden states that a router reads of all its messages; without, as many as MESSAGE_ROWS and its mix make.
+    """
     if recipe.stage == "router":
-        return _memory_of_router(recipe)
+        most = sum(source.tokens for source in recipe.mix) * MESSAGE_ROWS
+        return _memory_of_router(recipe, most if rows is None else rows)
     parameters = list(_parameters(recipe))
     learning = [(name, shape) for name, shape, learns in parameters if learns]
     base, pack = _networks(recipe)
@@ -119,13 +123,13 @@ def memory_of(recipe: Recipe, window: int) -> Memory:
     )
 
 
-def _memory_of_router(recipe: Recipe) -> Memory:
+def _memory_of_router(recipe: Recipe, rows: int) -> Memory:
     """Count a router's: `texts` are the hidden states of all messages, twice while they are laid end to end."""
     base, router = _networks_of_router(recipe)
-    rows = recipe.batch_tokens * MESSAGE_ROWS
-    kept = rows * FLOAT * (2 * router.base_hidden_size + 6 * router.width)
-    kept += 3 * FLOAT * router.heads * recipe.batch_tokens * rows  # who owns which row
-    hidden = sum(source.tokens for source in recipe.mix) * MESSAGE_ROWS * (2 * router.base_hidden_size + FLOAT)
+    batch = recipe.batch_tokens * MESSAGE_ROWS
+    kept = batch * FLOAT * (2 * router.base_hidden_size + 6 * router.width)
+    kept += 3 * FLOAT * router.heads * recipe.batch_tokens * batch  # who owns which row
+    hidden = rows * (2 * router.base_hidden_size + FLOAT)
     learning = FLOAT * sum(prod(shape) for shape in parameter_shapes(router).values())
     return Memory(
         weights=FLOAT * sum(prod(shape) for shape in parameter_shapes(base).values()) + learning,

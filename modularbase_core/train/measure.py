@@ -43,19 +43,19 @@ class Pace:
     first_seconds: float
 
 
-def measure(recipe: Recipe, *, seconds: float = SECONDS) -> list[Pace]:
+def measure(recipe: Recipe) -> list[Pace]:
     """Time steps of each window length of the recipe, the shortest first."""
     if recipe.stage == "router":
         step = _router_steps(recipe)
-        return [_pace(recipe.windows[0][1], step, seconds)]
+        return [_pace(recipe.windows[0][1], step)]
     with _language_steps(recipe) as step_of:
-        return [_pace(window, step_of(window), seconds) for window in sorted({length for _, length in recipe.windows})]
+        return [_pace(window, step_of(window)) for window in sorted({length for _, length in recipe.windows})]
 
 
-def _pace(window: int, step: Callable[[], None], seconds: float) -> Pace:
+def _pace(window: int, step: Callable[[], None]) -> Pace:
     times: list[float] = []
     first = _timed(step)
-    while len(times) < FEWEST or sum(times) < seconds:
+    while len(times) < FEWEST or sum(times) < SECONDS:
         times.append(_timed(step))
     usual = sorted(times)[len(times) // 2]
     return Pace(window=window, step_seconds=usual, first_seconds=max(0.0, first - usual))

@@ -22,6 +22,8 @@ from modularbase_core.train.recipe import Recipe
 
 READING_SECONDS: Final = 1e-5
 """Of a token of text, from the file to windows; measured on one core with the nano base's mix."""
+SAMPLE: Final = 500
+"""Messages of a source whose lengths are taken for all."""
 _MEMINFO: Final = Path("/proc/meminfo")
 _GROUP: Final = Path("/sys/fs/cgroup")
 
@@ -89,16 +91,18 @@ class Plan:
         return sum(known) + self.reading_seconds if len(known) == len(times) else None
 
 
-def plan_recipe(recipe: Recipe, runs: Path, *, measured: bool = True) -> Plan:
+def plan_recipe(recipe: Recipe, runs: Path, *, data: Path | None = None, measured: bool = True) -> Plan:
     """Count what a recipe takes, resolved as `installed.complete` does; time some steps where memory allows it.
 
-    measured: False runs nothing at all.
+    data: folder of the texts, to count a router's messages; without, as many are taken as the recipe asks for.
+    measured: False runs no step.
     """
+    rows = None if data is None or recipe.stage != "router" else _message_rows(recipe, data)
     longest = max(length for _, length in recipe.windows)
     plan = Plan(
         recipe=recipe,
         parts=parts_of(recipe),
-        memory=memory_of(recipe, longest),
+        memory=memory_of(recipe, longest, rows),
         phases=_phases(recipe),
         checkpoint_bytes=checkpoint_bytes(recipe),
         shipped_bytes=shipped_bytes(recipe),
@@ -153,6 +157,20 @@ def _timed(plan: Plan) -> Plan:
         for phase in plan.phases
     ]
     return replace(plan, phases=phases)
+
+
+def _message_rows(recipe: Recipe, data: Path) -> int:
+    """Count the hidden states that a router reads of its messages, their lengths by a sample."""
+    from modularbase_core.sdk.architecture import ROUTED_TOKENS
+    from modularbase_core.train.messages import read_messages
+    from modularbase_core.train.tokens import load_tokenizer
+
+    tokenizer, rows = load_tokenizer(recipe), 0.0
+    for source in recipe.mix:
+        messages = read_messages([source], data, recipe.folder, recipe.seed)
+        lengths = [len(tokenizer.encode(message.text).ids) for message in messages[:SAMPLE]]
+        rows += len(messages) * sum(min(length, 2 * ROUTED_TOKENS) for length in lengths) / len(lengths)
+    return round(rows)
 
 
 def _phases(recipe: Recipe) -> list[Phase]:

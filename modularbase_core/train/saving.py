@@ -25,8 +25,8 @@ from modularbase_core.errors import ConfigError, DataError, TrainingError
 from modularbase_core.train.recipe import Recipe
 
 MAY_CHANGE: Final = frozenset(
-    {"name", "folder", "router", "ship", "over", "manifest", "examples", "others", "accumulate", "compile", "parallel"}
-    | {"checkpoint_activations", "offload", "device", "threads", "logs", "threshold"}
+    {"name", "folder", "data", "router", "ship", "over", "manifest", "examples", "others", "threshold"}
+    | {"accumulate", "compile", "checkpoint_activations", "parallel", "offload", "device", "threads", "logs"}
     | {f"teacher.{key}" for key in ("key_variable", "concurrency", "requests_per_minute", "retries", "timeout_seconds")}
 )
 """Keys of a recipe that decide nothing of what is learnt: a run that resumes may have others."""

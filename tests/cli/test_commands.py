@@ -202,36 +202,6 @@ def test_compile_for_gpus_names_their_architectures(run, tiny, compiled):
     assert "--arch is for --target cuda" in run("compile", "--arch", "sm_86").err
 
 
-def test_train_runs_recipes_and_ships_when_asked(run, tiny, monkeypatch, tmp_path):
-    calls = []
-    runs = SimpleNamespace(run_recipe=lambda path, **more: calls.append((path, more)) or tmp_path / "checkpoint.pt")
-    ships = SimpleNamespace(ship_recipe=lambda path, **more: tmp_path / "pack")
-    monkeypatch.setitem(sys.modules, "modularbase_core.train.run", runs)
-    monkeypatch.setitem(sys.modules, "modularbase_core.train.ship", ships)
-    recipe = tmp_path / "recipe.toml"
-    recipe.write_text("")
-    done = run("train", str(recipe), "--data", str(tmp_path), "--runs", str(tmp_path / "runs"), "--eager")
-    assert done.out == f"{recipe}: {tmp_path / 'checkpoint.pt'}\n"
-    ((_, more),) = calls
-    assert "tiny-base" in [one.id for one in more.pop("installed")().packs]
-    assert calls == [(recipe, {"data": tmp_path, "runs": tmp_path / "runs", "quiet": False, "compiled": False})]
-    done = run("train", str(recipe), "--data", str(tmp_path), "--ship", "--json")
-    assert json.loads(done.out) == [
-        {"recipe": str(recipe), "checkpoint": str(tmp_path / "checkpoint.pt"), "pack": str(tmp_path / "pack")}
-    ]
-
-
-def test_train_without_torch_is_one_sentence(run, monkeypatch, tmp_path):
-    for name in [name for name in sys.modules if name.startswith("modularbase_core.train.")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "torch", None)
-    (tmp_path / "recipe.toml").touch()
-    done = run("train", str(tmp_path / "recipe.toml"), "--data", str(tmp_path))
-    assert done.code == 1
-    assert done.err.startswith("error: training needs torch (")
-    assert done.err.endswith("; run `pip install torch`\n")
-
-
 def test_doctor_finds_a_sound_installation(run, tiny):
     done = run("doctor", "--json")
     report = json.loads(done.out)

@@ -187,7 +187,7 @@ def test_without_a_base_it_is_rendered_and_its_data_made_later(make, run, catalo
 
 
 def test_start_finds_the_one_pack_of_a_project(run, catalog, folder):
-    assert run("pack", "start", ".").err == (
+    assert run("pack", "start").err == (
         "error: . holds no pack, for it has no manifest.json; name a pack's folder or project\n"
     )
     for name in ("a", "b"):

@@ -26,6 +26,12 @@ def test_elsewhere_each_phase_is_told_once(capsys):
     assert capsys.readouterr().err == "export (0/4)\nbuild (3/4)\n"
 
 
+def test_elsewhere_nothing_is_told_where_lines_are_not_wanted(capsys):
+    with progress_bar(lines=False) as show:
+        show("export", 0, 4)
+    assert capsys.readouterr().err == ""
+
+
 def test_quiet_shows_nothing(capsys):
     with progress_bar(quiet=True) as show:
         show("export", 0, 4)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from modularbase_core.cli.pack.sources import pip_of, source_options, sources
+from modularbase_core.cli.pack.start import check_started
 from modularbase_core.cli.report import json_option, print_json
 from modularbase_core.errors import PackError, PipError
 
@@ -71,9 +72,15 @@ def _packs(project: Path) -> dict[Path, Manifest]:
     from modularbase_core.packs.soundness import check_data
     from modularbase_core.sdk.pack import Pack
 
-    packs = {directory: check_data(Pack(directory)) for directory in sorted(_directories(project))}
+    packs = {}
+    for directory in sorted(_directories(project)):
+        check_started(Pack(directory))
+        packs[directory] = check_data(Pack(directory))
     if not packs:
-        raise PackError(f"{project} holds no manifest.json, so there is no pack to build; train and ship one first")
+        raise PackError(
+            f"{project} holds no manifest.json, so there is no pack to build; make one with `modularbase pack init`, "
+            "or train and ship one"
+        )
     return packs
 
 

@@ -17,15 +17,16 @@ if TYPE_CHECKING:
     from modularbase_core.config import EngineConfig
     from modularbase_core.packs.catalog import Catalog
     from modularbase_core.sdk.manifest import Manifest
+    from modularbase_core.sdk.pack import Pack
 
 
-@click.command()
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.command(short_help="Make the data of a pack that is not trained yet.")
+@click.argument("directory", type=click.Path(path_type=Path), default=Path())
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 @json_option
 @settings_options
 def start(directory: Path, quiet: bool, as_json: bool, config_file: Path | None, cache_dir: Path | None) -> None:
-    """Make the data of the pack in DIRECTORY, a project or the pack's own folder.
+    """Make the data of the pack in DIRECTORY (by default: here), a project or the pack's own folder.
 
     Without weights it gets general chat's; its own are kept. Routing keys are made from its examples.json.
     """
@@ -63,6 +64,13 @@ def start_rendered(project: str, called: str) -> str:
 def no_data_yet(called: object, error: ModularBaseError) -> str:
     """Say in one sentence what is missing and how to make it later."""
     return f"{called} has no data yet ({error}); later run `modularbase pack start {called}`"
+
+
+def check_started(pack: Pack) -> None:
+    """Raise PackError for a pack that has a manifest alone: no weights, and no files listed."""
+    manifest = pack.manifest
+    if not manifest.files and not manifest.downloads and not pack.weights.is_file():
+        raise PackError(f"{pack.directory} has no data yet; run `modularbase pack start {pack.directory}`")
 
 
 def pack_folder(directory: Path) -> Path:

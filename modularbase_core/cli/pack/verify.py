@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from modularbase_core.cli.pack.start import check_started, pack_folder
 from modularbase_core.cli.progress import progress_bar
 from modularbase_core.cli.report import json_option, lay_out, print_json
 from modularbase_core.cli.settings import installed, read_settings, settings_options
@@ -47,7 +48,7 @@ def verify(
     config = read_settings(config_file, cache_dir)
     catalog, manager = installed(config)
     chosen = list({one.id: one for one in map(catalog.find, names)}.values()) if names else list(catalog.packs)
-    with progress_bar(quiet=quiet) as progress:
+    with progress_bar(quiet=quiet, lines=False) as progress:
         faults = _faults(chosen, progress)
         answers = {} if no_run else _answers(chosen, faults, config, catalog, manager, progress)
     report: dict[str, Any] = {
@@ -159,14 +160,20 @@ def _lines(report: dict[str, Any]) -> list[str]:
 
 
 @click.command(short_help="Check a pack's data in a folder.")
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=click.Path(path_type=Path), default=Path())
 @json_option
 def check(directory: Path, as_json: bool) -> None:
-    """Check the pack's data in DIRECTORY, which need not be installed: manifest, digests, shapes, values."""
+    """Check the data of the pack in DIRECTORY (by default: here), a project or the pack's own folder.
+
+    It need not be installed. Manifest, digests, shapes and values are checked.
+    """
     from modularbase_core.packs.soundness import check_data
     from modularbase_core.sdk.pack import Pack
 
-    manifest = check_data(Pack(directory))
+    directory = pack_folder(directory)
+    pack = Pack(directory)
+    check_started(pack)
+    manifest = check_data(pack)
     absent = [name for name in manifest.downloads if not (directory / name).is_file()]
     if as_json:
         print_json({"id": manifest.id, "version": manifest.version, "absent": absent})

@@ -42,6 +42,7 @@ HELP: Final[Mapping[str, str]] = {
     "base": "Run or installed pack whose base is used.",
     "start": "Run or installed pack whose weights the pack begins with.",
     "tokenizer": "File of the tokenizer.",
+    "template": "File of the chat template; else the one beside the tokenizer.",
     "matrix_rate": "Peak rate of Muon.",
     "other_rate": "Peak rate of AdamW.",
     "warmup_steps": "Steps to the peak rate.",
@@ -94,7 +95,8 @@ class _KeyOption(click.Option):
 def key_fields() -> dict[str, Field[Any]]:
     """Return the recipe's fields that have a flag, by key."""
     kept = {item.name: item for item in fields(Recipe) if str(item.type) in _KINDS}
-    del kept["stage"]  # the command's own name
+    for name in ("stage", "data"):  # the command's own name, and a flag of its own
+        del kept[name]
     return kept
 
 
@@ -129,9 +131,8 @@ def data_option(command: _Command) -> _Command:
     """Add --data."""
     return click.option(
         "--data",
-        required=True,
         type=click.Path(path_type=Path, exists=True, file_okay=False),
-        help="Folder that the recipes' files are relative to.",
+        help="Folder that the recipe's files are relative to, in place of its own `data`.",
     )(command)
 
 
@@ -158,7 +159,7 @@ def overrides(options: Mapping[str, Any]) -> dict[str, Any]:
     }
     if options["eager"]:
         given["compile"] = False
-    for name in ("tokenizer", "ship", "over"):
+    for name in ("tokenizer", "template", "ship", "over"):
         if name in given and (name != "over" or Path(given[name]).is_dir()):
             given[name] = str(Path(given[name]).absolute())
     return given

@@ -20,16 +20,21 @@ if TYPE_CHECKING:
 
 @click.command(cls=RecipeCommand, short_help="Tell what a recipe will take, before it starts.")
 @recipe_argument
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder of the recipe's files, to count a router's messages.",
+)
 @runs_option
 @click.option("--no-measure", is_flag=True, help="Run no step, so tell no time.")
 @json_option
 @key_options
 @settings_options
 # Any: whatever the options hold
-def plan(recipe: Path, runs: Path, no_measure: bool, as_json: bool, **options: Any) -> None:
+def plan(recipe: Path, data: Path | None, runs: Path, no_measure: bool, as_json: bool, **options: Any) -> None:
     """Tell the parameters, memory, time and disk that RECIPE will take on this machine.
 
-    Time is that of some real steps on made-up tokens; nothing is read from runs, and nothing is written. Exits with 1
+    Time is that of some real steps on made-up tokens; no run is read, and nothing is written. Exits with 1
     where memory or disk does not suffice.
     """
     said = read_recipe(recipe, overrides(options))
@@ -39,7 +44,8 @@ def plan(recipe: Path, runs: Path, no_measure: bool, as_json: bool, **options: A
         from modularbase_core.train.run import with_threads
     whole = complete(said, runs, installed_packs(options))
     with with_threads(whole.threads):
-        made = plan_recipe(whole, runs, measured=not no_measure)
+        folder = data or (whole.folder / whole.data if whole.data else None)
+        made = plan_recipe(whole, runs, data=folder, measured=not no_measure)
     reason = shortfall(made)
     if as_json:
         print_json({**_as_json(made), "shortfall": reason})

@@ -30,19 +30,25 @@ def train_recipes(paths: Sequence[Path], stage: str | None, options: Mapping[str
     recipes = [read_stage(path, stage, options) for path in paths]
     if len(recipes) > 1 and options["key_name"]:
         raise ConfigError("--name names one run, but there are several recipes; leave it out")
+    folders = [data_folder(recipe, options) for recipe in recipes]
     with torch_needed():
+        from modularbase_core.train.parallel import first_process
+        from modularbase_core.train.record import read_record
         from modularbase_core.train.run import run_recipe
         from modularbase_core.train.ship import ship_recipe
-    packs = installed_packs(options)
+    packs, first = installed_packs(options), first_process()
     quiet: bool = options["quiet"] or options["as_json"]
-    report = []
-    for path, recipe in zip(paths, recipes, strict=True):
-        places = {"data": options["data"], "runs": options["runs"], "quiet": quiet, "installed": packs}
+    report: list[dict[str, Any]] = []
+    for path, recipe, data in zip(paths, recipes, folders, strict=True):
+        places = {"data": data, "runs": options["runs"], "quiet": quiet, "installed": packs}
         checkpoint = run_recipe(recipe, **places)
-        shipped = ship_recipe(recipe, **places) if options["ship"] else None
-        report.append(
-            {"recipe": str(path), "checkpoint": str(checkpoint), "pack": None if shipped is None else str(shipped)}
-        )
+        shipped = ship_recipe(recipe, **places) if options["ship"] and first else None
+        record = read_record(checkpoint)
+        told = {key: record.get(key) for key in ("steps", "tokens", "loss", "seconds")}
+        made = {"checkpoint": str(checkpoint), "pack": None if shipped is None else str(shipped)}
+        report.append({"recipe": str(path), "stage": recipe.stage, **made, **told})
+    if not first:
+        return
     if options["as_json"]:
         print_json(report)
         return
@@ -56,6 +62,19 @@ def read_stage(path: Path, stage: str | None, options: Mapping[str, Any]) -> Rec
     if stage is not None and recipe.stage != stage:
         raise ConfigError(f"{path} is of stage {recipe.stage!r}; run `modularbase train {recipe.stage} {path}`")
     return recipe
+
+
+def data_folder(recipe: Recipe, options: Mapping[str, Any]) -> Path:
+    """Return the folder of the recipe's files: --data, or else its own; raises ConfigError when there is none."""
+    folder: Path | None = options["data"]
+    if folder is not None:
+        return folder
+    if not recipe.data:
+        raise ConfigError(f"recipe {recipe.name!r} does not say where its files lie; give --data, or `data` in it")
+    if not (recipe.folder / recipe.data).is_dir():
+        where = recipe.folder / recipe.data
+        raise ConfigError(f"recipe {recipe.name!r}: data is {recipe.data!r}, but {where} is no folder; name one")
+    return recipe.folder / recipe.data
 
 
 def installed_packs(options: Mapping[str, Any]) -> Callable[[], Catalog]:

@@ -53,14 +53,15 @@ class Recipe:
 
     stage: base (with the trunk that becomes general chat), router, chat (the trunk goes on alone, base frozen), pack
     (base frozen), align, grow or distill.
-    tokens: how many to learn from; windows: (share of the steps, window length) in turn.
+    tokens: how many to learn from; windows: (share of the steps, window length) in turn. A router counts messages
+    where the others count tokens.
     base: the run or installed pack whose base is used; start: the one whose pack this continues from. Of installed
     ones `tokenizer`, `architecture` and `pack` may be left out. template: how conversations are written, else the
-    template.json beside the tokenizer, else ours. folder: where the recipe lies, which `tokenizer`, `template`,
-    `ship` and `over` are relative to. A router counts messages where the others count tokens. ship: the pack
-    directory to write, with the fields of `manifest`, or else of the manifest that is there. examples, others:
-    messages that belong to the pack and messages that do not (else the router's own), for its routing keys; over:
-    the folder that holds the `base` and `router` which read them, or an installed base; else `base`.
+    template.json beside the tokenizer, else ours. data: the folder that files are relative to. folder: where the
+    recipe lies, which `tokenizer`, `template`, `data`, `ship` and `over` are relative to.
+    ship: the pack directory to write, with the fields of `manifest`, or else of the manifest that is there. examples,
+    others: messages that belong to the pack and messages that do not (else the router's own), for its routing keys;
+    over: the folder that holds the `base` and `router` which read them, or an installed base; else `base`.
 
     How it learns: `batch_tokens` make a step, walked in `accumulate` parts, whose gradients are added up. optimiser:
     muon for matrices (`matrix_rate`) and AdamW for the rest (`other_rate`), or adamw for all (`other_rate`). schedule:
@@ -85,6 +86,7 @@ class Recipe:
     tokens: int
     batch_tokens: int = 4096
     windows: tuple[tuple[float, int], ...] = ((1.0, 1024),)
+    data: str = ""
     mix: tuple[Source, ...] = ()
     response_only: bool = False
     recall_tokens: int = 0

@@ -11,7 +11,8 @@ from modularbase_core.sdk.manifest import WEIGHTS_FILE
 
 
 def test_verify_finds_the_one_that_is_damaged(run, site):
-    assert run("pack", "verify", "--no-run").code == 0
+    done = run("pack", "verify", "--no-run")
+    assert (done.code, done.err) == (0, "")
     (site.directories["python_code"] / WEIGHTS_FILE).write_bytes(b"short")
     done = run("pack", "verify", "--no-run", "--json")
     value = json.loads(done.out)
@@ -47,6 +48,29 @@ def test_check_needs_no_installation(run, site):
     done = run("pack", "check", str(directory))
     assert done.code == 1
     assert "examples.json is missing" in done.err
+
+
+def test_check_finds_the_one_pack_of_a_project_and_by_default_here(run, site, tmp_path, monkeypatch):
+    project = tmp_path / "project"
+    (project / "module").mkdir(parents=True)
+    site.directories["python_code"].rename(project / "module/python_code")
+    assert run("pack", "check", str(project)).out.startswith("python_code 1.0.0 is sound")
+    monkeypatch.chdir(project)
+    assert run("pack", "check").out.startswith("python_code 1.0.0 is sound")
+    (project / "module/python_code").rename(project / "python_code")
+    assert run("pack", "check").err.startswith("error: . holds no pack, for it has no manifest.json")
+
+
+@pytest.mark.parametrize("command", ["check", "build"])
+def test_a_pack_without_data_is_to_be_started(run, tmp_path, command):
+    data = tmp_path / "project/module/chess"
+    data.mkdir(parents=True)
+    (tmp_path / "project/pyproject.toml").touch()
+    draft = {"schema": 1, "id": "chess", "name": "Chess", "version": "0.1.0", "base": "tiny-base", "licence": "MIT"}
+    (data / "manifest.json").write_text(json.dumps(draft))
+    (data / "examples.json").write_text("[]")
+    done = run("pack", command, str(tmp_path / "project"))
+    assert (done.code, done.err) == (1, f"error: {data} has no data yet; run `modularbase pack start {data}`\n")
 
 
 @pytest.fixture
