@@ -27,7 +27,7 @@ from modularbase_core.sdk.template import ChatTemplate, read_template, template_
 from modularbase_core.text.tokenizer import Tokenizer
 from modularbase_core.train.pretrained.checkpoint import open_checkpoint
 from modularbase_core.train.pretrained.config import divide, read_config
-from modularbase_core.train.pretrained.first_router import first_router, router_shape
+from modularbase_core.train.pretrained.first_router import first_router, ordinary_messages, router_shape, understood
 from modularbase_core.train.pretrained.layers import ADAPTERS, Sources, check_tensors
 from modularbase_core.train.pretrained.project import PACKS, VERSION, Names, licence_of, write_project
 from modularbase_core.train.pretrained.wording import Vocabulary, read_wording
@@ -120,7 +120,7 @@ class _Writer:
         self._weights("general_chat", pack)
         self._tell("router", 2)
         shape = router_shape(base.blocks.hidden_size)
-        weights, background = first_router(self.sources, tokenizer, shape)
+        weights, background = first_router(understood(self.sources, tokenizer, ordinary_messages()), shape)
         (self.packs / "router").mkdir()
         write_weights(self.packs / "router" / WEIGHTS_FILE, weights, quantise=False)
         write_weights(self.packs / "router" / ROUTING_FILE, background, quantise=False)

@@ -6,8 +6,8 @@ from. A recipe of stage router trains a better one.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -24,45 +24,30 @@ from modularbase_core.train.pretrained.layers import Sources
 
 Floats = NDArray[np.float32]
 
-KEY_SIZE: Final = 64
-WIDEST: Final = 512
+KEY_SIZE: Final = 128
+WIDTH: Final = 512
 _EPSILON: Final = 1e-6
-_THINGS: Final = (
-    ("the weather", "天气"),
-    ("a birthday party", "生日聚会"),
-    ("my garden", "我的花园"),
-    ("a good film", "一部好电影"),
-    ("dinner tonight", "今天的晚饭"),
-    ("the moon", "月亮"),
-    ("my neighbour", "我的邻居"),
-    ("a train journey", "坐火车旅行"),
-    ("football", "足球"),
-    ("old photographs", "老照片"),
-    ("learning to swim", "学游泳"),
-    ("the price of bread", "面包的价格"),
-)
-_FORMS: Final = (
-    *("What do you know about {0}?", "Tell me something nice about {0}.", "Hello! I was thinking of {0}."),
-    *("Why do people like {0}?", "Is {0} expensive?", "i need some ideas for {0}"),
-    *("你觉得{1}怎么样？", "给我讲讲{1}。", "你好！我想聊聊{1}", "为什么大家喜欢{1}？"),
-)
-ORDINARY: Final = tuple(form.format(*thing) for form, thing in itertools.product(_FORMS, _THINGS))
-"""Messages that belong to no pack in particular."""
+_ORDINARY_FILE: Final = "ordinary.txt"
+_BACKGROUND_SHARE: Final = 2 / 3
+
+
+def ordinary_messages() -> list[str]:
+    """Return messages that belong to no pack in particular, in English and Chinese."""
+    return (Path(__file__).with_name(_ORDINARY_FILE)).read_text(encoding="utf-8").splitlines()
 
 
 def router_shape(hidden_size: int) -> RouterArchitecture:
     """Return the shape of the first router of a base."""
-    return RouterArchitecture(base_hidden_size=hidden_size, width=min(WIDEST, hidden_size), key_size=KEY_SIZE)
+    return RouterArchitecture(base_hidden_size=hidden_size, width=WIDTH, key_size=KEY_SIZE)
 
 
 def first_router(
-    sources: Sources, tokenizer: Tokenizer, architecture: RouterArchitecture, *, seed: int = 0
+    messages: Sequence[Floats], architecture: RouterArchitecture, *, seed: int = 0
 ) -> tuple[dict[str, Floats], dict[str, Floats]]:
     """Return the weights of a first router, and its background (`sdk.parameters.background_shapes`).
 
-    The understanding layers read the ordinary messages, one layer in memory at a time.
+    messages: the hidden states [n, E] of each of the ordinary messages.
     """
-    messages = understood(sources, tokenizer, ORDINARY)
     rows = np.concatenate(messages)
     rows /= np.sqrt((rows**2).mean(-1, keepdims=True) + _EPSILON)
     spread = 1.0 / np.maximum(rows.std(0), 1e-3 * rows.std())  # a few directions are far larger in most checkpoints
@@ -84,12 +69,16 @@ def first_router(
     weights["key.bias"] = -(weights["key.weight"] @ pooled.mean(0))
     queries = pooled @ weights["key.weight"].T + weights["key.bias"]
     queries /= np.linalg.norm(queries, axis=1, keepdims=True) + 1e-12
-    return weights, {"background": background_centres(queries), "others": queries}
+    first = round(_BACKGROUND_SHARE * len(queries))  # held against packs' keys, so they are not to be centres as well
+    return weights, {"background": background_centres(queries[:first]), "others": queries[first:]}
 
 
 @torch.no_grad()
 def understood(sources: Sources, tokenizer: Tokenizer, texts: Sequence[str]) -> list[Floats]:
-    """Return the hidden states [n, E] of each text's own tokens, each the first message of a conversation."""
+    """Return the hidden states [n, E] of each text's own tokens, each the first message of a conversation.
+
+    One understanding layer is in memory at a time.
+    """
     base, before = sources.base, tokenizer.controls.first
     room = base.window.trained_tokens - len(before)
     ids = [tokenizer.encode(text)[:room] for text in texts]
