@@ -159,6 +159,8 @@ def _check(folder: Path, index: Index, source: Source, wanted: str, *, response_
             f"the shards in {folder} were made {'with' if index.response_only else 'without'} --response-only, but the "
             f"recipe says response_only = {str(response_only).lower()}; change one of the two"
         )
+    if source.sections:
+        raise DataError(f"the shards in {folder} know no headings; give the pages themselves where sections = true")
     if source.languages:
         raise DataError(
             f"the shards in {folder} do not tell languages apart; prepare them with "

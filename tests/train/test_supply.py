@@ -184,6 +184,10 @@ def test_recall_and_needles_are_made_of_shards_alone_too(corpus):
     [
         ({"mix": mixed("chats")}, r"chats were made with --response-only, but the recipe says response_only = false"),
         ({"mix": mixed("texts", languages=("zh", "fr"))}, "prepare them with --language zh --language fr, and leave"),
+        (
+            {"mix": mixed("texts", sections=True)},
+            "texts know no headings; give the pages themselves where sections = true",
+        ),
         ({"mix": mixed(("texts", "chats.jsonl"))}, "are shards and other files; give each a .* of its own"),
         ({"mix": mixed("other")}, r"made with another tokenizer or chat template \(odd\) than the recipe's; prepare"),
     ],
