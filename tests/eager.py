@@ -27,9 +27,7 @@ class Eager:
     @torch.no_grad()
     def logits(self, token_ids: list[int], pack: str) -> np.ndarray:
         """Return [T, V] for every position."""
-        place = Windows(1)
-        hidden = self._base.understand(torch.tensor(token_ids), place)
-        return self._base.fuse(self._packs[pack](hidden, place), place, torch.arange(len(token_ids))).numpy()
+        return self.blended(token_ids, {pack: 1.0}, lambda weights, outputs: torch.ones(outputs.shape[:2]))
 
     @torch.no_grad()
     def blended(self, token_ids: list[int], weights: dict[str, float], shares: Shares) -> np.ndarray:
@@ -37,8 +35,12 @@ class Eager:
         place = Windows(1)
         hidden = self._base.understand(torch.tensor(token_ids), place)
         outputs = torch.stack([self._packs[pack](hidden, place) for pack in weights], 1)
-        mixed = (shares(torch.tensor(list(weights.values())), outputs)[:, :, None] * outputs).sum(1)
-        return self._base.fuse(mixed, place, torch.arange(len(token_ids))).numpy()
+        share, rows = shares(torch.tensor(list(weights.values())), outputs), torch.arange(len(token_ids))
+        logits = self._base.fuse((share[:, :, None] * outputs).sum(1), place, rows)
+        for number, pack in enumerate(weights):
+            if self._packs[pack].head is not None:
+                logits = self._packs[pack].head(outputs[:, number], rows, logits, share[:, number])
+        return logits.numpy()
 
     def greedy(self, token_ids: list[int], pack: str, count: int, end: int) -> list[int]:
         """Return at most `count` tokens, each the most likely one, up to `end`."""

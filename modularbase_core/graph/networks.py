@@ -51,8 +51,36 @@ class Base(nn.Module):
         return functional.linear(self.features(mixed, place, rows), self.head_weight())
 
 
+class HeadDelta(nn.Module):
+    """What a pack adds to the logits, from its own output: up(down(norm(output))), of low rank; nothing at first.
+
+    As LoRA (Hu et al., 2021) does it, beside the frozen head.
+    """
+
+    def __init__(self, width: int, rank: int, vocabulary_size: int, epsilon: float) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(width, eps=epsilon)
+        self.down = nn.Linear(width, rank, bias=False)
+        self.up = nn.Linear(rank, vocabulary_size, bias=False)
+        nn.init.normal_(self.down.weight, std=width**-0.5)
+        nn.init.zeros_(self.up.weight)
+
+    def features(self, output: Tensor, rows: Tensor) -> Tensor:
+        """Return what `up` reads, [R, rank], for `rows` [R] of the pack's output [T, E]."""
+        out: Tensor = self.down(self.norm(functional.embedding(rows, output)))
+        return out
+
+    def forward(self, output: Tensor, rows: Tensor, logits: Tensor, weight: Tensor) -> Tensor:
+        """Return `logits` [R, V] with what the pack adds at `rows` [R], by its `weight` [R] in the blend."""
+        out: Tensor = logits + self.up(self.features(output, rows) * weight[:, None])
+        return out
+
+
 class Pack(nn.Module):
-    """Input adapter, expert layers, output adapter. Adapters start as the identity where widths agree."""
+    """Input adapter, expert layers, output adapter. Adapters start as the identity where widths agree.
+
+    head: what it adds to the logits, None where it adds nothing.
+    """
 
     def __init__(self, architecture: PackArchitecture) -> None:
         super().__init__()
@@ -62,6 +90,8 @@ class Pack(nn.Module):
         self.output_adapter = nn.Linear(size, a.base_hidden_size, bias=False)
         for adapter in (self.input_adapter, self.output_adapter):
             nn.init.eye_(adapter.weight)
+        own = (a.base_hidden_size, a.head_rank, a.vocabulary_size, a.blocks.norm_epsilon)
+        self.head = HeadDelta(*own) if a.head_rank else None
 
     def forward(self, hidden: Tensor, place: Place) -> Tensor:
         """Map the base's hidden states [T, E] to this pack's output [T, E]."""

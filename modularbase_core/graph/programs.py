@@ -64,7 +64,13 @@ def programs(architecture: Architecture) -> tuple[Program, ...]:
     if isinstance(network, Pack) and isinstance(architecture, PackArchitecture):
         blocks = architecture.blocks
         paged = _paged(architecture.layers, blocks.kv_heads, blocks.head_size)
-        return (Program("run", _RunPack(network), (_rows("hidden", architecture.base_hidden_size), *paged)),)
+        width = architecture.base_hidden_size
+        run = Program("run", _RunPack(network), (_rows("hidden", width), *paged))
+        if network.head is None:
+            return (run,)
+        logits = Input("logits", FLOAT, ("R", architecture.vocabulary_size))
+        own = (_rows("output", width), Input("rows", INT, ("R",)), logits, Input("weight", FLOAT, ("R",)))
+        return run, Program("delta", _Delta(network), own)
     assert isinstance(network, Router)
     assert not isinstance(architecture, (BaseArchitecture, PackArchitecture))
     message = (_rows("hidden", architecture.base_hidden_size), Input("tokens", INT, ("T",)))
@@ -146,6 +152,17 @@ class _RunPack(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         place = Pages(pages, slots, starts, lengths, context, visible)
         return self.pack(hidden, place), place.pages
+
+
+class _Delta(nn.Module):
+    def __init__(self, pack: Pack) -> None:
+        super().__init__()
+        self.pack = pack
+
+    def forward(self, output: Tensor, rows: Tensor, logits: Tensor, weight: Tensor) -> Tensor:
+        assert self.pack.head is not None
+        out: Tensor = self.pack.head(output, rows, logits, weight)
+        return out
 
 
 def _paged(layers: int, kv_heads: int, head_size: int) -> tuple[Input, ...]:

@@ -134,6 +134,10 @@ def _misfit(pack: Manifest, base: Manifest) -> str:
     wanted, given = pack.architecture.base_hidden_size, base.network.blocks.hidden_size
     if wanted != given:
         return f"takes hidden states {wanted} wide, but {base.id} gives {given}; install the base that it was made for"
+    tokens = base.network.vocabulary_size
+    own = pack.architecture.vocabulary_size if isinstance(pack.architecture, PackArchitecture) else 0
+    if own not in (0, tokens):
+        return f"adds to the logits of {own} tokens, but {base.id} has {tokens}; install the base that it was made for"
     return ""
 
 

@@ -41,15 +41,19 @@ LARGEST: Final[Mapping[str, int]] = {
     "base_hidden_size": 1 << 16,
     "width": 1 << 16,
     "key_size": 1 << 16,
+    "head_rank": 1 << 12,
 }
 """Sizes beyond which a description is taken for a mistake, before anything is made from it."""
 
 ACTIVATIONS: Final = ("swiglu", "geglu", "gelu")
 """Of a feed-forward: gated by silu, gated by gelu, gelu without a gate."""
 
-# what was added later and left alone keeps the keys of manifests: `heads` of a router, `activation` of blocks
-_ADDED: Final[Mapping[str, object]] = {"heads": 1}
-_ADDED_TO_BLOCKS: Final[Mapping[str, object]] = {"activation": "swiglu"}
+# what was added later and left alone keeps the keys of manifests
+_ADDED: Final[Mapping[str, Mapping[str, object]]] = {
+    "router": {"heads": 1},
+    "pack": {"head_rank": 0, "vocabulary_size": 0},
+    "blocks": {"activation": "swiglu"},
+}
 _T = TypeVar("_T")
 
 
@@ -147,17 +151,29 @@ class BaseArchitecture:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackArchitecture:
-    """Input adapter, expert layers and output adapter around `blocks`, for a base of `base_hidden_size`."""
+    """Input adapter, expert layers and output adapter around `blocks`, for a base of `base_hidden_size`.
+
+    head_rank: rank of what the pack adds to the logits of its base's vocabulary_size tokens; 0 for both where it adds
+    nothing.
+    """
 
     kind: ClassVar[str] = "pack"
     base_hidden_size: int
     blocks: Blocks
     layers: int
     window: Window = field(default_factory=Window)
+    head_rank: int = 0
+    vocabulary_size: int = 0
 
     def __post_init__(self) -> None:
         for name in ("base_hidden_size", "layers"):
             _check_size(self, name)
+        for name in ("head_rank", "vocabulary_size"):
+            _check_size(self, name, least=0)
+        if bool(self.head_rank) != bool(self.vocabulary_size):
+            raise ArchitectureError(
+                f"head_rank is {self.head_rank} and vocabulary_size {self.vocabulary_size}; give both, or neither"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,10 +249,10 @@ def hidden_width(architecture: Architecture) -> int:
 def architecture_key(architecture: Architecture) -> str:
     """Return 16 hex digits that equal architectures share."""
     plain = architecture_to_dict(architecture)
-    for owner, added in ((plain, _ADDED), (plain.get("blocks", {}), _ADDED_TO_BLOCKS)):
-        for name, before in added.items():
-            if owner.get(name) == before:
-                del owner[name]
+    for owner, described in ((architecture.kind, plain), ("blocks", plain.get("blocks", {}))):
+        for name, before in _ADDED.get(owner, {}).items():
+            if described.get(name) == before:
+                del described[name]
     text = json.dumps(plain, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

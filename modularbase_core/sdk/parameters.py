@@ -54,6 +54,10 @@ def _pack(a: PackArchitecture) -> Iterator[tuple[str, Shape]]:
     yield "input_adapter.weight", (a.blocks.hidden_size, a.base_hidden_size)
     yield from _stack("experts", a.blocks, a.layers)
     yield "output_adapter.weight", (a.base_hidden_size, a.blocks.hidden_size)
+    if a.head_rank:
+        yield "head.norm.weight", (a.base_hidden_size,)
+        yield "head.down.weight", (a.head_rank, a.base_hidden_size)
+        yield "head.up.weight", (a.vocabulary_size, a.head_rank)
 
 
 def _router(a: RouterArchitecture) -> Iterator[tuple[str, Shape]]:

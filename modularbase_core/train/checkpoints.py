@@ -20,7 +20,7 @@ from modularbase_core.train.saving import read_checkpoint
 
 def build_model(recipe: Recipe, runs: Path, begin: int, installed: Installed = discover) -> Whole:
     """Make the stage's model from the runs or installed packs that it stands on."""
-    if recipe.stage == "base":
+    if recipe.learns_base:
         if not isinstance(recipe.architecture, BaseArchitecture) or not isinstance(recipe.pack, PackArchitecture):
             raise ConfigError(f"recipe {recipe.name!r}: a base needs an [architecture] and the [pack] of its trunk")
         model = Whole(Base(recipe.architecture), Pack(recipe.pack), begin, frozen_base=False)
@@ -78,9 +78,17 @@ def _load(
     """Load what the recipe's `key`, base or start, names."""
     checkpoint = checkpoint_of(runs, getattr(recipe, key))
     if checkpoint.exists():
-        load_weights(network, part_of(checkpoint, "base." if key == "base" else "pack."), checkpoint)
+        weights = part_of(checkpoint, "base." if key == "base" else "pack.")
+        load_weights(network, {**_beginning_head(network), **weights}, checkpoint)
     else:
-        network.load_state_dict(weights_of(find_pack(recipe, key, runs, installed), architecture, recipe))
+        weights = weights_of(find_pack(recipe, key, runs, installed), architecture, recipe)
+        network.load_state_dict({**_beginning_head(network), **weights})
+
+
+def _beginning_head(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Return what a pack adds to the head before it has learnt, nothing: it may start from one that never did."""
+    own = network.state_dict() if isinstance(network, Pack) else {}
+    return {name: value for name, value in own.items() if name.startswith("head.")}
 
 
 def steps_done(checkpoint: Path) -> int:

@@ -18,7 +18,7 @@ from modularbase_core.errors import ConfigError, DataError, PackError
 from modularbase_core.graph.networks import build_network
 from modularbase_core.packs.catalog import Catalog, InstalledPack
 from modularbase_core.packs.resolve import check_fetched, line_up
-from modularbase_core.sdk.architecture import Architecture
+from modularbase_core.sdk.architecture import Architecture, PackArchitecture
 from modularbase_core.sdk.manifest import MANIFEST_FILE
 from modularbase_core.sdk.pack import Pack
 from modularbase_core.train.recipe import Recipe
@@ -40,6 +40,8 @@ def complete(recipe: Recipe, runs: Path, installed: Installed) -> Recipe:
 
     Raises DataError, naming both ways, for what is neither a run nor installed, and ConfigError for what stays open.
     """
+    if recipe.stage == "chat" and recipe.base and recipe.start is None:
+        recipe = replace(recipe, start=_trunk(recipe, recipe.base, runs, installed))
     base, start = recipe.base, recipe.start
     if base and not (recipe.architecture and recipe.tokenizer) and not checkpoint_of(runs, base).exists():
         one = find_pack(recipe, "base", runs, installed)
@@ -54,6 +56,14 @@ def complete(recipe: Recipe, runs: Path, installed: Installed) -> Recipe:
     if not recipe.tokenizer:
         raise ConfigError(f"recipe {recipe.name!r} has no `tokenizer`; give its file, or an installed pack as `base`")
     return recipe
+
+
+def _trunk(recipe: Recipe, base: str, runs: Path, installed: Installed) -> str:
+    """Return the pack that general chat of `base` begins as: the trunk of its run, or its own general chat."""
+    if checkpoint_of(runs, base).exists():
+        return base
+    one = companion(find_pack(recipe, "base", runs, installed), "system", installed)
+    return one.id if one.distribution else str(one.pack.directory)
 
 
 def _template_of(one: InstalledPack, recipe: Recipe) -> str:
@@ -108,7 +118,10 @@ def companion(base: InstalledPack, kind: str, installed: Installed) -> Installed
 
 def weights_of(one: InstalledPack, architecture: Architecture, recipe: Recipe) -> dict[str, torch.Tensor]:
     """Read an installed pack's weights as float32; raises DataError when the recipe describes another network."""
-    if one.manifest.network != architecture:
+    there = one.manifest.network
+    if isinstance(there, PackArchitecture) and isinstance(architecture, PackArchitecture) and not there.head_rank:
+        architecture = replace(architecture, head_rank=0, vocabulary_size=0)  # it begins as nothing, see `checkpoints`
+    if there != architecture:
         raise DataError(
             f"recipe {recipe.name!r} describes another network than the installed pack {one.id!r} has; "
             f"leave [{'architecture' if one.manifest.type == 'base' else 'pack'}] out, and the pack's is taken"

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from modularbase_core.errors import ConfigError
+from modularbase_core.graph.blocks import Mixture
 from modularbase_core.graph.networks import Base, Pack
 from modularbase_core.graph.places import Windows
 from modularbase_core.graph.routed import Routed, most_over_even
@@ -31,7 +33,18 @@ class Whole(nn.Module):
         super().__init__()
         self.routed: tuple[Routed, ...] = ()
         self.base, self.pack, self.begin, self._frozen = base, pack, begin, frozen_base
+        self._mixtures = [
+            one
+            for part in (base.understanding, pack.experts, base.fusion)
+            for one in part.modules()
+            if isinstance(one, Mixture)
+        ]
         base.requires_grad_(not frozen_base)
+        if pack.head is not None and len(pack.head.up.weight) != base.embedding.num_embeddings:
+            raise ConfigError(
+                f"the pack adds to the logits of {len(pack.head.up.weight)} tokens, but the base has "
+                f"{base.embedding.num_embeddings}; set its vocabulary_size to that"
+            )
 
     def learn_only(self, parts: Collection[str]) -> None:
         """Leave only some parts to learn: embedding, understanding, pack, fusion (with the last norm), head.
@@ -56,18 +69,27 @@ class Whole(nn.Module):
         return self.base.understand(ids.flatten(), place)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Return the head's input [W*N, E] of `ids` [W, N], documents kept apart by `mask`."""
+        """Return what `head_weight` reads, [W*N, E], of `ids` [W, N], documents kept apart by `mask`.
+
+        Where the pack adds to the head of low rank r, that is [W*N, E+r].
+        """
         place = Windows(ids.shape[0], mask)
-        around = Windows(ids.shape[0], mask) if self._frozen else place
         if self._frozen:
             with torch.no_grad():
-                hidden = self.hidden_of(ids, around)
+                hidden = self.hidden_of(ids, place)
         else:
-            hidden = self.hidden_of(ids, around)
+            hidden = self.hidden_of(ids, place)
         rows = torch.arange(ids.numel(), device=ids.device)
-        features = self.base.features(self.pack(hidden, place), around, rows)
-        self.routed = tuple(place.routed)
-        return features
+        output = self.pack(hidden, place)
+        features = self.base.features(output, place, rows)
+        both = zip(place.routed, self._mixtures, strict=True)
+        self.routed = tuple(one for one, mixture in both if mixture.router.weight.requires_grad)
+        return features if self.pack.head is None else torch.cat([features, self.pack.head.features(output, rows)], 1)
+
+    def head_weight(self) -> Tensor:
+        """Return the matrix from features to logits: the head's [V, E], beside it what the pack adds, [V, E+r]."""
+        weight = self.base.head_weight()
+        return weight if self.pack.head is None else torch.cat([weight, self.pack.head.up.weight], 1)
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -80,7 +102,8 @@ class _HeadLoss(torch.autograd.Function):
     CHUNK_ROWS = 256
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
+    def forward(ctx: Any, features: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype, fixed: int) -> Tensor:
+        # fixed: the first columns of `weight`, which get no gradient
         learns = weight.requires_grad
         low = weight.to(dtype)
         total = torch.zeros((), device=features.device)
@@ -97,15 +120,15 @@ class _HeadLoss(torch.autograd.Function):
             grad = grad.to(dtype)  # of a row's own loss: a share of the mean would be too small for float16
             feature_grad[part] = grad @ low
             if weight_grad is not None:
-                weight_grad += grad.T @ x
+                weight_grad[:, fixed:] += grad.T @ x[:, fixed:]
         count = max(1, len(features))  # a batch where no row counts teaches nothing
         ctx.save_for_backward(feature_grad.div_(count), None if weight_grad is None else weight_grad.div_(count))
         return total / count
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         feature_grad, weight_grad = ctx.saved_tensors
-        return feature_grad * grads[0], None if weight_grad is None else weight_grad * grads[0], None, None
+        return feature_grad * grads[0], None if weight_grad is None else weight_grad * grads[0], None, None, None
 
 
 class Loss:
@@ -123,19 +146,29 @@ class Loss:
 
     def __call__(self, ids: Tensor, learn: Tensor) -> Tensor:
         """Return the scalar loss of a batch: ids [W, N+1], learn [W, N+1]."""
-        inputs, targets, counted = ids[:, :-1], ids[:, 1:].flatten(), learn[:, 1:].flatten()
+        inputs, counted = ids[:, :-1], learn[:, 1:].flatten()
         with warnings.catch_warnings(), autocast(self._precision, ids.device):
             # norms of a bfloat16 stream have float32 weights: meant, torch only misses its fused kernel
             warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
             features = self._features(inputs, document_mask(inputs, self._model.begin))
-        weight = self._model.base.head_weight()
-        loss: Tensor = _HeadLoss.apply(  # type: ignore[no-untyped-call]
-            features.float()[counted], weight, targets[counted], dtype_of(self._precision)
-        )
+        own = self._model.base.head_weight()
+        fixed = 0 if own.requires_grad else own.shape[1]
+        loss = self.head_loss(features.float()[counted], ids, learn, fixed)
         for one in self._model.routed:
             loss = loss + self._balance * one.balance
             if self._z_loss:
                 loss = loss + self._z_loss * one.z_loss
+        return loss
+
+    def head_loss(self, features: Tensor, ids: Tensor, learn: Tensor, fixed: int) -> Tensor:
+        """Return the mean loss of what follows from `features` [n, E], at the rows of the batch that count.
+
+        fixed: the first columns of the head that get no gradient.
+        """
+        targets = ids[:, 1:].flatten()[learn[:, 1:].flatten()]
+        loss: Tensor = _HeadLoss.apply(  # type: ignore[no-untyped-call]
+            features, self._model.head_weight(), targets, dtype_of(self._precision), fixed
+        )
         return loss
 
     def figures(self) -> dict[str, float]:

@@ -15,14 +15,14 @@ class Optimisers:
     """The optimisers of a network's learning parameters.
 
     kind: muon is Muon (Jordan et al., 2024) at `matrix_rate` on hidden matrices, with weight decay, and AdamW
-    (Loshchilov and Hutter, 2019) at `other_rate` on embeddings, experts of a mixture, norms and biases, without;
+    (Loshchilov and Hutter, 2019) at `other_rate` on embeddings, heads, experts of a mixture, norms and biases, without;
     adamw is AdamW at `other_rate` on all, with weight decay on what Muon would take.
     """
 
     def __init__(self, network: nn.Module, schedule: Schedule, kind: str = "muon") -> None:
         learning = {name: p for name, p in network.named_parameters() if p.requires_grad}
-        matrices = [p for name, p in learning.items() if p.ndim == 2 and "embedding" not in name]
-        others = [p for name, p in learning.items() if not (p.ndim == 2 and "embedding" not in name)]
+        matrices = [p for name, p in learning.items() if _is_hidden(name, p)]
+        others = [p for name, p in learning.items() if not _is_hidden(name, p)]
         self._schedule = schedule
         self._parts: list[tuple[torch.optim.Optimizer, float]] = []
         if kind == "muon" and matrices:
@@ -79,6 +79,11 @@ class Optimisers:
                 for number, of_one in state["state"].items()
             }
             optimiser.load_state_dict({**state, "state": kept})
+
+
+def _is_hidden(name: str, parameter: Tensor) -> bool:
+    """Whether a parameter is a matrix from one hidden state to another: not one that reads tokens or makes logits."""
+    return parameter.ndim == 2 and "embedding" not in name and "head." not in name
 
 
 def _divided(value: Any, owner: Tensor) -> Any:  # Any: an optimiser keeps tensors and numbers

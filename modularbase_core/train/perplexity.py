@@ -129,26 +129,38 @@ class Scorer:
             for pack in blend:
                 if pack not in outputs:
                     outputs[pack] = self._packs[pack](hidden, Windows(len(batch)))
-            mixed = self._mixed([outputs[pack] for pack in blend], list(blend.values()))
-            losses = self._losses(self._base.features(mixed, Windows(len(batch)), rows), targets)
+            mixed, shares = self._mixed([outputs[pack] for pack in blend], list(blend.values()))
+            features = self._base.features(mixed, Windows(len(batch)), rows)
+            losses = self._losses(*self._widened(features, blend, outputs, shares, rows), targets)
             nats = torch.zeros(len(batch), dtype=torch.float64).index_add_(0, rows // longest, losses.double())
             out.append([Likelihood(*one) for one in zip(nats.tolist(), counts, sizes, strict=True)])
         return out
 
-    def _mixed(self, outputs: list[Tensor], weights: list[float]) -> Tensor:
-        """Blend packs' outputs [T, E] as a turn does; a single one passes untouched."""
+    def _mixed(self, outputs: list[Tensor], weights: list[float]) -> tuple[Tensor, Tensor]:
+        """Blend packs' outputs [T, E] as a turn does, with shares [T, N]; a single one passes untouched."""
         if len(outputs) == 1:
-            return outputs[0]
+            return outputs[0], torch.ones(len(outputs[0]), 1)
         both = torch.stack(outputs, 1)
         shares = torch.tensor(weights, dtype=both.dtype).expand(len(both), -1)
         if self._shares is not None:
             gram = (torch.einsum("tpe,tqe->tpq", both, both) / both.shape[-1]).numpy()
             shares = torch.from_numpy(self._shares(np.array(weights, np.float32), gram, len(gram)))
-        return torch.einsum("tp,tpe->te", shares, both)
+        return torch.einsum("tp,tpe->te", shares, both), shares
 
-    def _losses(self, features: Tensor, targets: Tensor) -> Tensor:
-        weight = self._base.head_weight()
-        parts = zip(features.split(HEAD_ROWS), targets.split(HEAD_ROWS), strict=True)
+    def _widened(
+        self, features: Tensor, blend: Blend, outputs: Mapping[str, Tensor], shares: Tensor, rows: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Put beside features and head what packs add to the logits, each by its share: [R, E+r], [V, E+r]."""
+        wide, weights = [features], [self._base.head_weight()]
+        for number, pack in enumerate(blend):
+            head = self._packs[pack].head
+            if head is not None:
+                wide.append(head.features(outputs[pack], rows) * shares[rows, number, None])
+                weights.append(head.up.weight)
+        return torch.cat(wide, 1), torch.cat(weights, 1)
+
+    def _losses(self, features: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        parts = zip(torch.split(features, HEAD_ROWS), torch.split(targets, HEAD_ROWS), strict=True)
         return torch.cat(
             [functional.cross_entropy(functional.linear(x, weight), wanted, reduction="none") for x, wanted in parts]
         )

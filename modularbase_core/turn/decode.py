@@ -12,7 +12,7 @@ from modularbase_core.context.hot import HotPages
 from modularbase_core.context.page import Call, plan_call, split_on_blocks
 from modularbase_core.device.executable import Tensor
 from modularbase_core.turn.experts import PlacedPack
-from modularbase_core.turn.fuse import Fusion
+from modularbase_core.turn.fuse import Fusion, Part
 from modularbase_core.turn.rows import RowBuffers
 from modularbase_core.turn.sequence import Sequence
 from modularbase_core.turn.understand import Understanding
@@ -38,9 +38,9 @@ class Decoding:
         logits = np.empty((0, 0), np.float32)
         for start, count in split_on_blocks(first, table.tokens - first, table.window.block_tokens, self._max_rows):
             hidden = self._understanding.recall(sequence, start, count)
-            mixed = self._mixed([sequence], placed, hidden, self._plan([sequence], placed, count))
+            parts = self._parts([sequence], placed, hidden, self._plan([sequence], placed, count))
             rows = self._buffers.rows("fusion", [plan_call(table, count, start)])
-            logits = self._fusion.logits(mixed, rows, [count - 1])
+            logits = self._fusion.logits(parts, rows, [count - 1])
             sequence.fused = start + count
         self._hot.pool.trim(table)
         last: NDArray[np.float32] = logits[0]
@@ -70,7 +70,7 @@ class Decoding:
             if len(groups) > 1:
                 rows = self._buffers.rows("group", [calls[number] for number in members])
                 hidden = self._understanding.recall_slots([calls[number].slots[0] for number in members])
-            logits = self._fusion.logits(self._mixed(chosen, placed, hidden, pack_calls), rows, range(len(chosen)))
+            logits = self._fusion.logits(self._parts(chosen, placed, hidden, pack_calls), rows, range(len(chosen)))
             if out is None:
                 out = logits if len(groups) == 1 else np.empty((len(sequences), logits.shape[1]), np.float32)
             if len(groups) > 1:
@@ -96,11 +96,11 @@ class Decoding:
         packs = [placed[routed.id] for routed in sequences[0].route.packs]
         return [[pack.plan(one, one.fused, count) for one in sequences] for pack in packs]
 
-    def _mixed(
+    def _parts(
         self, sequences: Sequence_[Sequence], placed: Placed, hidden: Tensor, calls: Sequence_[Sequence_[Call]]
-    ) -> Tensor:
+    ) -> list[Part]:
         # pack after pack: on two cores one launch for two packs could save 2 to 5 % of a step (tests/bench/fusion.py)
-        parts = []
-        for routed, of_pack in zip(sequences[0].route.packs, calls, strict=True):
-            parts.append((placed[routed.id].run(hidden, of_pack, sequences, self._buffers), routed.weight))
-        return self._fusion.blend(parts)
+        return [
+            Part(placed[one.id], placed[one.id].run(hidden, of_pack, sequences, self._buffers), one.weight)
+            for one, of_pack in zip(sequences[0].route.packs, calls, strict=True)
+        ]

@@ -24,6 +24,8 @@ class PlacedPack:
     def __init__(self, pack_id: str, weights: PlacedWeights, pages: Tensor, window: Window) -> None:
         self.pack_id, self.weights, self.pages = pack_id, weights, pages
         self._run: BoundProgram | None = weights.bind("run")
+        programs = weights.executable.meta.programs
+        self._delta: BoundProgram | None = weights.bind("delta") if "delta" in programs else None
         self._window = window
         self._pool = PagePool(f"pack {pack_id!r}", pages.shape[0])
         self._tables: dict[Sequence, PageTable] = {}
@@ -53,6 +55,16 @@ class PlacedPack:
             self.table(sequence).advance(call.count)
         return out
 
+    @property
+    def adds_to_head(self) -> bool:
+        """Whether this pack adds something of its own to the logits."""
+        return self._delta is not None
+
+    def add_to_head(self, output: Tensor, rows: Tensor, logits: Tensor, weight: Tensor) -> Tensor:
+        """Return `logits` [R, V] with this pack's own at `rows` [R] of its output [T, E], by its `weight` [R]."""
+        assert self._delta is not None, f"pack {self.pack_id!r} adds nothing to the head, or has left its slot"
+        return self._delta(output, rows, logits, weight)
+
     def join(
         self, sequence: Sequence, start: int, understanding: Understanding, buffers: RowBuffers, max_rows: int
     ) -> None:
@@ -66,7 +78,7 @@ class PlacedPack:
 
     def vacate(self) -> None:
         """Let go of the device memory, as another pack takes the slot."""
-        self._run = None
+        self._run = self._delta = None
         self._tables.clear()
         del self.weights, self.pages
 

@@ -47,6 +47,8 @@ TINY = {
         blocks=Blocks(hidden_size=64, heads=2, kv_heads=2, head_size=32, ffn_size=48, activation="gelu"),
         layers=1,
         window=WINDOW,
+        head_rank=8,
+        vocabulary_size=150,
     ),
     "router": RouterArchitecture(base_hidden_size=64, width=40, key_size=24),
     "lexicon": RouterArchitecture(base_hidden_size=64, width=40, key_size=24, heads=4, vocabulary_size=150),

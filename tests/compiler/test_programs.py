@@ -22,7 +22,7 @@ def values_for(program, call, seed=0):
         "tokens": rng.integers(0, 150, rows).astype(np.int32),
         "rows": rng.integers(0, rows, 3).astype(np.int32),
     }
-    sizes = {"T": rows, "P": POOL}
+    sizes = {"T": rows, "P": POOL, "R": 3}
     return {
         item.name: given_values[item.name]
         if item.name in given_values
@@ -40,7 +40,10 @@ def assert_close(got, expected, bound=1e-5):
 
 @pytest.mark.parametrize(
     "name",
-    ["understand", "recall_hidden", "mix", "fuse", "run", "run_mixture", "run_gelu", "route", "route_lexicon"],
+    [
+        *("understand", "recall_hidden", "mix", "fuse", "route", "route_lexicon"),
+        *("run", "run_mixture", "run_gelu", "delta_gelu"),
+    ],
 )
 @few
 @given(call=calls(listed=LISTED), seed=st.integers(0, 99))
@@ -66,6 +69,19 @@ def test_mix_and_compare_give_each_row_the_bits_that_it_gets_alone(compiled, row
         alone = compiled["mix"](total=left[one], part=right[one], weight=weight[one])[0]
         assert np.array_equal(alone[0], mixed[row])
         assert compiled["compare"](left=left[one], right=right[one])[0][0] == products[row]
+
+
+@few
+@given(rows=st.integers(1, 40), seed=st.integers(0, 99))
+def test_a_head_delta_gives_each_row_the_bits_that_it_gets_alone(compiled, rows, seed):
+    rng = np.random.default_rng(seed)
+    output, logits = rng.standard_normal((rows, 64)).astype(np.float32), rng.standard_normal((rows, 150), np.float32)
+    chosen, weight = rng.permutation(rows).astype(np.int32), rng.random(rows, np.float32)
+    together = compiled["delta_gelu"](output=output, rows=chosen, logits=logits, weight=weight)[0]
+    for row in range(0, rows, 5):
+        one, own = slice(row, row + 1), output[chosen[row] : chosen[row] + 1]
+        alone = compiled["delta_gelu"](output=own, rows=np.zeros(1, np.int32), logits=logits[one], weight=weight[one])
+        assert np.array_equal(alone[0][0], together[row])
 
 
 @few

@@ -14,6 +14,7 @@ from modularbase_core.errors import ConfigError
 from modularbase_core.host import Parts
 from modularbase_core.sdk.fusion import Fusion
 from modularbase_core.sdk.markers import hookimpl
+from modularbase_core.turn.fuse import Part
 from modularbase_core.turn.fusions import AUXILIARY_SHARE
 from modularbase_core.turn.sample import SamplingConfig
 from modularbase_core.turn.stages import Routed, Token
@@ -133,7 +134,7 @@ def test_a_single_pack_passes_every_fusion_to_the_bit(parts: Callable[..., Parts
     plain = fed(parts("mean").engine(), new_sequence(parts("mean")), token_ids, "law", [20, 19, 1])
     assert np.array_equal(got, plain)
     output = parts(fusion).device.tensor((1, 64))
-    assert parts(fusion).engine().decoding._fusion.blend([(output, 1.0)]) is output
+    assert parts(fusion).engine().decoding._fusion.blend([Part(None, output, 1.0)])[0] is output
 
 
 def test_the_mean_makes_no_comparison_where_contradiction_is_off(

@@ -27,7 +27,8 @@ def test_an_architecture_survives_json_and_keeps_its_key(architecture):
 def test_a_field_that_came_later_changes_no_key_where_it_is_left_alone():
     assert [architecture_key(one) for one in (BASE, PACK, ROUTER)] == KEYS
     gelu = dataclasses.replace(PACK, blocks=dataclasses.replace(BLOCKS, activation="gelu"))
-    assert architecture_key(gelu) != architecture_key(PACK)
+    headed = dataclasses.replace(PACK, head_rank=8, vocabulary_size=BASE.vocabulary_size)
+    assert len({architecture_key(one) for one in (gelu, headed, PACK)}) == 3
     assert architecture_from_dict(architecture_to_dict(gelu)) == gelu
 
 
@@ -49,6 +50,7 @@ def test_depth_and_width_are_those_of_the_network():
         (BLOCKS, {"norm_epsilon": 0.0}, "norm_epsilon is 0.0; it must be positive and finite"),
         (BLOCKS, {"rope_theta": float("inf")}, "rope_theta is inf; it must be positive and finite"),
         (PACK, {"layers": LARGEST["layers"] + 1}, "layers is 513; the largest is 512"),
+        (PACK, {"head_rank": 8}, "head_rank is 8 and vocabulary_size 0; give both, or neither"),
         (ROUTER, {"heads": 3}, "width 32 is not a multiple of heads 3"),
     ],
 )

@@ -16,6 +16,9 @@ MIXTURE = dataclasses.replace(BLOCKS, experts=4, qkv_bias=True)
         dataclasses.replace(BASE, tied_embedding=False, fusion_layers=2),
         PACK,
         dataclasses.replace(PACK, blocks=MIXTURE, base_hidden_size=48, layers=2),
+        dataclasses.replace(PACK, blocks=dataclasses.replace(MIXTURE, activation="gelu")),
+        dataclasses.replace(PACK, blocks=dataclasses.replace(BLOCKS, activation="geglu")),
+        dataclasses.replace(PACK, head_rank=8, vocabulary_size=300),
         ROUTER,
     ],
 )

@@ -32,6 +32,7 @@ BEYOND_A_SCHEMA = (
     r"sink_tokens \+ recent_tokens \+ block_tokens is",  # sums
     r"(heads|width) \d+ is not a multiple of (kv_)?heads",  # quotients
     r"experts_per_token \d+ is not in 1\.\.",  # one key against another
+    r"head_rank is \d+ and vocabulary_size \d+; give both",
     r"is .*, but its architecture has",
     r"downloads names .*, which files does not",
     r"names .*, the pack itself",

@@ -72,6 +72,16 @@ def test_what_is_said_stays_and_nothing_is_looked_up(recipe, tmp_path):
     assert complete(said, tmp_path / "runs", nothing_installed) == said
 
 
+def test_a_pack_may_learn_a_part_of_the_head_from_one_that_has_none(recipe, catalog, tmp_path):
+    wanted = replace(PACK, head_rank=8, vocabulary_size=BASE.vocabulary_size)
+    whole = complete(replace(recipe, pack=wanted), tmp_path / "runs", lambda: catalog)
+    pack = build_model(whole, tmp_path / "runs", 0, lambda: catalog).pack
+    start = read_weights(catalog.find("general_chat").pack.weights, PACK)
+    assert np.array_equal(pack.input_adapter.weight.detach().numpy(), start["input_adapter.weight"])
+    assert not pack.head.up.weight.any()
+    assert pack.head.down.weight.any()
+
+
 def test_a_run_of_that_name_goes_before_the_pack(recipe, tmp_path):
     for name in ("tiny-base", "general_chat"):
         (tmp_path / "runs" / name).mkdir(parents=True)

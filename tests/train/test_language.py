@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from modularbase_core.errors import ConfigError
 from modularbase_core.graph.networks import Base, Pack
 from modularbase_core.graph.places import Windows
 from modularbase_core.sdk.architecture import BaseArchitecture, Blocks, PackArchitecture
@@ -15,10 +16,11 @@ SHAPE = Blocks(hidden_size=64, heads=2, kv_heads=1, head_size=32, ffn_size=64)
 MIXTURE = replace(SHAPE, ffn_size=32, experts=4)
 
 
-def whole(*, frozen_base: bool, shape: Blocks = SHAPE, layers: int = 1) -> Whole:
+def whole(*, frozen_base: bool, shape: Blocks = SHAPE, layers: int = 1, rank: int = 0) -> Whole:
     torch.manual_seed(0)
     base = Base(BaseArchitecture(blocks=shape, vocabulary_size=300, understanding_layers=1, fusion_layers=1))
-    pack = Pack(PackArchitecture(base_hidden_size=64, blocks=shape, layers=layers))
+    own = {"head_rank": rank, "vocabulary_size": 300 if rank else 0}
+    pack = Pack(PackArchitecture(base_hidden_size=64, blocks=shape, layers=layers, **own))
     return Whole(base, pack, 0, frozen_base=frozen_base)
 
 
@@ -125,6 +127,38 @@ def test_compiled_a_mixture_learns_nearly_the_same() -> None:
         found.append((value.item(), model.pack.experts.layers[0].ffn.router.weight.grad.norm().item()))
         assert loss.figures()["busiest"] >= 1
     assert found[0] == pytest.approx(found[1], rel=0.02)
+
+
+@pytest.mark.parametrize("frozen_base", [False, True])
+def test_what_a_pack_adds_to_the_head_is_in_the_loss_and_learns(frozen_base: bool) -> None:
+    model, (ids, learn) = whole(frozen_base=frozen_base, rank=8), batch()
+    head = model.pack.head
+    assert Loss(model, compiled=False, precision="fp32")(ids, learn).item() == pytest.approx(
+        Loss(whole(frozen_base=frozen_base), compiled=False, precision="fp32")(ids, learn).item(), abs=1e-6
+    )
+    torch.nn.init.normal_(head.up.weight, std=0.5)
+    loss = Loss(model, compiled=False, precision="fp32")(ids, learn)
+    loss.backward()
+    got = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    place, rows = Windows(2), torch.arange(80)
+    output = model.pack(model.base.understand(ids[:, :-1].flatten(), place), place)
+    logits = head(output, rows, model.base.fuse(output, place, rows), torch.ones(80))
+    wanted = functional.cross_entropy(logits, ids[:, 1:].flatten())
+    wanted.backward()
+    torch.testing.assert_close(loss, wanted, atol=1e-4, rtol=1e-4)
+    assert got.keys() == {name for name, p in model.named_parameters() if p.grad is not None}
+    assert any(name.startswith("base.") for name in got) is not frozen_base
+    for name, p in model.named_parameters():
+        if p.grad is not None:
+            torch.testing.assert_close(got[name], p.grad, atol=1e-4, rtol=1e-3)
+
+
+def test_a_pack_for_a_head_of_other_tokens_is_refused() -> None:
+    model = whole(frozen_base=True)
+    pack = Pack(PackArchitecture(base_hidden_size=64, blocks=SHAPE, layers=1, head_rank=8, vocabulary_size=200))
+    with pytest.raises(ConfigError, match="of 200 tokens, but the base has 300; set its vocabulary_size to that"):
+        Whole(model.base, pack, 0, frozen_base=True)
 
 
 def test_shuffling_gives_every_response_the_prompt_of_another() -> None:
