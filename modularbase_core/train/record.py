@@ -32,7 +32,7 @@ def recorded(recipe: Recipe, checkpoint: Path) -> Iterator[None]:
     checkpoint that it left, and one that made no step leaves no trace.
     """
     path = checkpoint.with_name(RECORD_FILE)
-    before = path.read_text(encoding="utf-8") if path.exists() else None
+    before = path.read_bytes() if path.exists() else None
     sessions = [_ended(session, checkpoint) for session in read_record(checkpoint).get("sessions", [])]
     session: dict[str, Any] = {
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -119,15 +119,15 @@ def _cpu() -> str:
     return next(names, platform.machine())
 
 
-def _laid_out(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+def _laid_out(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, ensure_ascii=False, indent=2) + "\n").encode()
 
 
-def _write(path: Path, text: str | None) -> None:
-    if text is None:
+def _write(path: Path, content: bytes | None) -> None:
+    if content is None:
         path.unlink()
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
+    part.write_bytes(content)
     part.replace(path)

@@ -2,10 +2,12 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tokenizers import Tokenizer
 
 from modularbase_core.errors import ArchitectureError, ConfigError, DataError
@@ -15,6 +17,7 @@ from modularbase_core.sdk.testing import check_pack
 from modularbase_core.text.controls import Controls
 from modularbase_core.train import router
 from modularbase_core.train.recipe import read_recipe
+from modularbase_core.train.record import read_record
 from modularbase_core.train.router import Hidden, understand_messages
 from modularbase_core.train.run import run_recipe
 from modularbase_core.train.ship import load_shipped, ship_recipe
@@ -51,6 +54,8 @@ key_size = 16
 WINDOWS = "[[0.5, 32], [0.5, 64]]"
 COMMON = f'batch_tokens = 128\nwindows = {WINDOWS}\nwarmup_steps = 1\ntokenizer = "tokenizer.json"\n'
 CHAT = '[[mix]]\nfiles = ["chat.jsonl"]\ntokens = 2000\n'
+RECALL = "recall_tokens = 600"
+STAGES = ("base", "chat", "router", "sums")
 LABELLED = '[[mix]]\nfiles = ["labelled.jsonl"]\ntokens = 40\n'
 
 
@@ -61,7 +66,24 @@ def manifest(pack_id: str, kind: str) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("recipes")
+    return written(tmp_path_factory.mktemp("recipes"))
+
+
+@pytest.fixture(scope="module")
+def shipped(folder: Path) -> Path:
+    """The folder after every stage."""
+    return every_stage(folder)
+
+
+def every_stage(root: Path) -> Path:
+    for name in STAGES:
+        run_recipe(root / f"{name}.toml", data=root, runs=root / "runs", quiet=True, compiled=False)
+        ship_recipe(root / f"{name}.toml", data=root, runs=root / "runs", quiet=True)
+    return root
+
+
+def written(root: Path) -> Path:
+    """Write texts, a tokenizer and the recipes of all stages."""
     sums = [{"prompt": f"add {i} and {i}", "response": f"that is {2 * i}", "lang": "en"} for i in range(60)]
     (root / "chat.jsonl").write_text("\n".join(map(json.dumps, sums)))
     labelled = [{"text": f"add {i}", "domain": "sums", "intent": "add"} for i in range(20)]
@@ -91,15 +113,62 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_every_stage_ships_a_pack_that_checks(folder: Path) -> None:
-    for name in ("base", "chat", "router", "sums"):
-        recipe = folder / f"{name}.toml"
-        run_recipe(recipe, data=folder, runs=folder / "runs", quiet=True, compiled=False)
-        directory = ship_recipe(recipe, data=folder, runs=folder / "runs", quiet=True)
-        assert check_pack(directory).version == "1.0.0"
-        load_shipped(directory)
-    assert (folder / "out/sums/routing.safetensors").exists()
-    assert len(json.loads((folder / "out/sums/examples.json").read_text())) == 20
+def test_every_stage_ships_a_pack_that_checks(shipped: Path) -> None:
+    for name in STAGES:
+        assert check_pack(shipped / "out" / name).version == "1.0.0"
+        load_shipped(shipped / "out" / name)
+    assert (shipped / "out/sums/routing.safetensors").exists()
+    assert len(json.loads((shipped / "out/sums/examples.json").read_text())) == 20
+
+
+def test_the_same_recipes_give_the_same_bits_and_ship_the_same_files(
+    shipped: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    again = every_stage(written(tmp_path_factory.mktemp("again")))
+    for name in STAGES:
+        one, other = (
+            torch.load(root / "runs" / name / "checkpoint.pt", weights_only=True)["network"]
+            for root in (shipped, again)
+        )
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one), name
+    files = sorted(path.relative_to(shipped / "out") for path in (shipped / "out").rglob("*") if path.is_file())
+    assert len(files) == 12
+    for file in files:
+        assert (shipped / "out" / file).read_bytes() == (again / "out" / file).read_bytes(), file
+
+
+def test_a_run_is_recorded_beside_its_checkpoint(shipped: Path) -> None:
+    record = json.loads((shipped / "runs/chat/run.json").read_text())
+    assert record["recipe"]["base"] == "base"
+    assert record["recipe"]["compile"] is False
+    assert record["recipe"]["weight_decay"] == 0.01, "a default, too"
+    assert record["recipe"]["pack"]["kind"] == "pack"
+    assert (record["steps"], record["tokens"]) == (5, 640)
+    assert 0 < record["loss"] < 10
+    (session,) = record["sessions"]
+    assert (session["first_step"], session["last_step"]) == (0, 5)
+    assert session["versions"]["torch"] == torch.__version__
+    assert session["machine"]["threads"] == torch.get_num_threads()
+    assert record["seconds"] == session["seconds"] > 0
+
+
+def test_a_recipe_says_how_many_threads(folder: Path, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    recipe = replace(read_recipe(folder / "base.toml"), threads=before + 1, tokens=128)
+    checkpoint = run_recipe(recipe, data=folder, runs=tmp_path, quiet=True, compiled=False)
+    assert read_record(checkpoint)["sessions"][0]["machine"]["threads"] == before + 1
+    assert torch.get_num_threads() == before
+
+
+def test_general_chat_may_be_a_stage_of_its_own(shipped: Path, tmp_path: Path) -> None:
+    """`chat` starts from the trunk of the base, unless told."""
+    (tmp_path / "base").symlink_to(shipped / "runs/base")
+    recipe = replace(read_recipe(shipped / "chat.toml"), stage="chat", start=None, ship=str(tmp_path / "chat"))
+    checkpoint = run_recipe(recipe, data=shipped, runs=tmp_path, quiet=True, compiled=False)
+    same, got = (torch.load(path, weights_only=True) for path in (shipped / "runs/chat/checkpoint.pt", checkpoint))
+    assert all(torch.equal(value, got["network"][name]) for name, value in same["network"].items())
+    assert check_pack(ship_recipe(recipe, data=shipped, runs=tmp_path, quiet=True)).type == "system"
 
 
 def test_a_finished_run_is_not_trained_again(folder: Path) -> None:
@@ -151,6 +220,22 @@ def test_a_stage_without_the_one_before_says_so(folder: Path, tmp_path: Path) ->
         (("warmup_steps = 1", "warmup_steps = 0"), "warmup_steps is 0; it must be positive"),
         (("warmup_steps = 1", "decay_share = 0.0"), "decay_share is 0.0; it must be positive"),
         (("batch_tokens = 128", "batch_tokens = 0"), "batch_tokens is 0; it must be positive"),
+        ((RECALL, 'optimiser = "muan"'), "optimiser is 'muan'; use one of muon, adamw (did you mean 'muon'?)"),
+        ((RECALL, 'schedule = "linear"'), "schedule is 'linear'; use one of wsd, cosine"),
+        ((RECALL, 'precision = "int8"'), "precision is 'int8'; use one of bf16, fp16, fp32"),
+        ((RECALL, 'parallel = "dp"'), "parallel is 'dp'; use one of ddp, fsdp (did you mean 'ddp'?)"),
+        ((RECALL, 'device = "tpu"'), "device is 'tpu'; use one of auto, cpu, cuda"),
+        ((RECALL, 'logs = "wandb"'), "logs is 'wandb'; expected a list of strings"),
+        ((RECALL, 'logs = ["wandb", "mlflow"]'), "logs is 'mlflow'; use one of tensorboard, wandb, none"),
+        ((RECALL, "clip_norm = 0"), "clip_norm is 0; it must be positive"),
+        ((RECALL, "matrix_rate = nan"), "matrix_rate is nan; it must be positive"),
+        ((RECALL, "other_rate = inf"), "other_rate is inf; it must be positive"),
+        ((RECALL, "weight_decay = -0.1"), "weight_decay is -0.1; it must be at least 0"),
+        ((RECALL, "threads = -1"), "threads is -1; it must be at least 0"),
+        ((RECALL, "accumulate = 0"), "accumulate is 0; it must be positive"),
+        ((RECALL, "accumulate = 4"), "batch_tokens 128 holds 2 windows of 64, which 4 parts (accumulate) do not share"),
+        ((RECALL, "compile = 1"), "compile is 1; expected true or false"),
+        (('stage = "base"', 'stage = "chat"'), "the manifest of stage chat says type 'base'; general chat is of type"),
     ],
 )
 def test_a_recipe_with_a_mistake_is_refused(folder: Path, tmp_path: Path, change: tuple[str, str], told: str) -> None:
