@@ -32,7 +32,8 @@ class Fit:
     def solve(self) -> Tensor:
         """Return the map [E, E] float32: a row x becomes map @ x."""
         pull = RIDGE * self._gram.diagonal().mean() * torch.eye(len(self._gram), dtype=torch.float64)
-        return torch.linalg.solve(self._gram + pull, self._cross + pull).T.float()
+        turn: Tensor = torch.linalg.solve(self._gram + pull, self._cross + pull)
+        return turn.T.float()
 
 
 def turn_input(pack: Pack, turn: Tensor) -> None:

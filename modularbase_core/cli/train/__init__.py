@@ -16,6 +16,7 @@ COMMANDS: Final = {
     "align": "align:align",
     "base": "stages:base",
     "chat": "stages:chat",
+    "distill": "distill:distill",
     "pack": "stages:pack",
     "plan": "plan:plan",
     "router": "stages:router",

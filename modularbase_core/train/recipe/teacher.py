@@ -17,8 +17,8 @@ NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Each kind of teacher with the keys that it cannot do without."""
 _MODES: Final = ("auto", "logits", "text")
-_POSITIVE: Final = ("temperature", "prompts", "longest", "group", "concurrency", "timeout_seconds")
-_NOT_NEGATIVE: Final = ("top_k", "sampling_temperature", "requests_per_minute", "retries")
+_POSITIVE: Final = ("temperature", "top_k", "prompts", "longest", "group", "concurrency", "timeout_seconds")
+_NOT_NEGATIVE: Final = ("sampling_temperature", "requests_per_minute", "retries")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,7 @@ class Teacher:
     and these are learnt; auto takes logits where it can. weight: of the teacher; the rest, up to 1, is the mix's own.
 
     logits: both distributions are softened by `temperature` (Hinton et al., 2015), and compared on the teacher's
-    `top_k` likeliest tokens and all others as one, 0 for every token by itself.
+    `top_k` likeliest tokens, all others as one.
     text: the mix's first `prompts` are answered, `group` at a time, after the message `system` if there is one, in at
     most `longest` tokens each, drawn at `sampling_temperature`, 0 for the likeliest.
     openai: `concurrency` requests at once, `requests_per_minute` of them at most, 0 for no limit; a failed one is

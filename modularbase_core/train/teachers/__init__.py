@@ -1,0 +1,1 @@
+"""Teachers: who a student learns from, a module for each kind. `train.distill` is their front."""
