@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from modularbase_core.graph import ops
+from modularbase_core.graph.attention import attention
 from modularbase_core.graph.routed import Routed, routed
 
 
@@ -38,11 +38,7 @@ class Windows:
         cos, sin = both[:, :half], both[:, half:]
         low, high = x[:, : heads + kv_heads, :, :half], x[:, : heads + kv_heads, :, half:]
         rotated = torch.cat([low * cos - high * sin, high * cos + low * sin], -1)
-        key = rotated[:, heads:].repeat_interleave(heads // kv_heads, 1)
-        value = x[:, heads + kv_heads :].repeat_interleave(heads // kv_heads, 1)
-        out = functional.scaled_dot_product_attention(
-            rotated[:, :heads], key, value, attn_mask=self.mask, is_causal=self.mask is None
-        )
+        out = attention(rotated[:, :heads], rotated[:, heads:], x[:, heads + kv_heads :], self.mask)
         return out.transpose(1, 2).reshape(qkv.shape[0], heads * size)
 
     def mixture(
