@@ -38,7 +38,7 @@ Progress = Callable[[str, int, int], None]
 """Called with what is done, bytes done and bytes in all."""
 
 BATCH_RECORDS: Final = 256
-BATCH_CHARACTERS: Final = 2_000_000
+BATCH_CHARACTERS: Final = 1_000_000
 """What is tokenised at a time."""
 
 

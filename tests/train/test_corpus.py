@@ -77,7 +77,7 @@ def test_text_loses_nothing_but_empty_lines_around_it(text):
     try:
         found = records_of("a.txt", text.encode())
     except DataError:
-        assert not text.strip()
+        assert not text.removeprefix("\ufeff").strip()
     else:
         clean = text.replace("\r\n", "\n").replace("\r", "\n").removeprefix("\ufeff")
         assert "".join(found).split() == clean.split()
