@@ -22,7 +22,7 @@ from modularbase_core.cli.settings import settings_options
     default=20_000_000,
     show_default=True,
     type=click.IntRange(1),
-    help="Tokens of a shard: what an interruption may cost, and what lies in memory meanwhile, 10 bytes each.",
+    help="Tokens of a shard: what an interruption may cost, and what lies in memory meanwhile, some 15 bytes each.",
 )
 @click.option("--response-only", is_flag=True, help="The loss counts on what the assistant says alone.")
 @click.option(
