@@ -18,7 +18,7 @@ from modularbase_core.errors import ConfigError
 from modularbase_core.graph.blocks import Stack
 from modularbase_core.graph.networks import Base, Pack
 from modularbase_core.sdk.architecture import BaseArchitecture, PackArchitecture, RouterArchitecture
-from modularbase_core.train.costs import MESSAGE_ROWS
+from modularbase_core.train.costs import MESSAGE_ROWS, learns
 from modularbase_core.train.language import Loss, Whole
 from modularbase_core.train.learn import schedule_of
 from modularbase_core.train.messages import Labelled
@@ -78,6 +78,8 @@ def _language_steps(recipe: Recipe) -> Iterator[Callable[[int], Callable[[], Non
     torch.manual_seed(recipe.seed)
     model = Whole(Base(base), Pack(pack), 0, frozen_base=not recipe.learns_base)
     with joined("ddp", recipe.device) as ranks:
+        for name, value in model.named_parameters():
+            value.requires_grad_(learns(recipe, name))
         model.to(ranks.device)
         for stack in model.modules():
             if isinstance(stack, Stack):

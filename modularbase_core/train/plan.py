@@ -182,18 +182,27 @@ def _phases(recipe: Recipe) -> list[Phase]:
 
 
 def _way_out(plan: Plan) -> str:
-    """Name what would make it fit: checkpointed activations, parts of a step, or neither."""
-    recipe, free = plan.recipe, plan.free_memory or 0
+    """Name what would make it fit: checkpointed activations, parts of a step, both, or a change of what is trained."""
+    recipe, memory, free = plan.recipe, plan.memory, plan.free_memory or 0
     if recipe.stage == "router":
         return "lower the messages of its mix, or its batch_tokens"
-    if not recipe.checkpoint_activations and plan.memory.peak(checkpointed=True) <= free:
-        return "set checkpoint_activations = true"
-    most = recipe.batch_tokens // max(length for _, length in recipe.windows)
-    if most > recipe.accumulate and plan.memory.activations > plan.memory.texts + plan.memory.optimiser:
-        return f"raise accumulate, to {most} at most, or lower batch_tokens"
-    if plan.memory.reading > plan.memory.activations:
+    if memory.process + memory.weights + memory.reading > free > memory.process + memory.weights:
         return "make shards of its texts with `modularbase data prepare`"
-    return "train a smaller network, or where there is more memory"
+    longest = max(length for _, length in recipe.windows)
+    if not recipe.checkpoint_activations and memory.peak(checkpointed=True) <= free:
+        return "set checkpoint_activations = true"
+    for keeps_less in sorted({recipe.checkpoint_activations, True}):
+        for parts in _parts(recipe):
+            if memory_of(replace(recipe, accumulate=parts), longest).peak(checkpointed=keeps_less) <= free:
+                also = " and checkpoint_activations = true" if keeps_less > recipe.checkpoint_activations else ""
+                return f"set accumulate = {parts}{also}"
+    return "train a smaller network in shorter windows, or where there is more memory"
+
+
+def _parts(recipe: Recipe) -> list[int]:
+    """Return the parts that a step of the recipe can be walked in, more than it is now."""
+    windows = [recipe.batch_tokens // length for _, length in recipe.windows]
+    return [n for n in range(recipe.accumulate + 1, min(windows) + 1) if not any(count % n for count in windows)]
 
 
 def _there(folder: Path) -> Path:
