@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 import sys
 import zipfile
@@ -19,10 +20,12 @@ from tiny_packs import catalog_of, manifest, write_pack
 from modularbase_core.config import EngineConfig
 from modularbase_core.host import Host, build
 from modularbase_core.packs.catalog import discover, plugin_manager
+from modularbase_core.sdk.manifest import Manifest
 from modularbase_core.sdk.testing import check_pack
 from modularbase_core.text.template import Message, render
 from modularbase_core.train.checkpoints import part_of
 from modularbase_core.train.pretrained.project import Names, licence_of, name_of
+from modularbase_core.train.recipe import read_recipe
 from modularbase_core.train.run import run_recipe
 from modularbase_core.train.ship import load_shipped, ship_recipe
 from modularbase_core.turn.sample import SamplingConfig
@@ -144,6 +147,51 @@ tokens = 2000
         assert torch.equal(value, after[name]) != name.startswith(("fusion.", "norm.")), name
 
 
+def test_a_router_is_trained_over_an_imported_set(packs: dict[str, Path], tmp_path: Path) -> None:
+    lines = [
+        json.dumps({"text": f"{text} {number}", "domain": domain, "intent": domain, "lang": "en"})
+        for number in range(20)
+        for domain, text in (("songs", "sing in the hall"), ("general", "the user is here"))
+    ]
+    (tmp_path / "messages.jsonl").write_text("\n".join(lines))
+    (tmp_path / "router.toml").write_text(
+        """name = "router"
+stage = "router"
+base = "tiny-qwen"
+over = "tiny-qwen"
+tokens = 128
+batch_tokens = 32
+windows = [[1.0, 32]]
+ship = "router"
+
+[[mix]]
+files = ["messages.jsonl"]
+tokens = 40
+
+[[others]]
+files = ["messages.jsonl"]
+domains = ["general"]
+tokens = 20
+
+[router]
+kind = "router"
+base_hidden_size = 64
+width = 32
+key_size = 16
+
+[manifest]
+id = "tiny-qwen-router"
+version = "1.1.0"
+type = "router"
+base = "tiny-qwen"
+base_compatibility = ["1.0"]
+"""
+    )
+    places = {"data": tmp_path, "runs": tmp_path / "runs", "quiet": True, "installed": lambda: catalog_of(packs)}
+    run_recipe(tmp_path / "router.toml", compiled=False, **places)  # type: ignore[arg-type]  # places differ in type
+    assert check_pack(ship_recipe(tmp_path / "router.toml", **places)).version == "1.1.0"  # type: ignore[arg-type]
+
+
 def test_the_project_offers_its_packs_as_a_plugin_does(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     described = tomlkit.parse((project / "pyproject.toml").read_text()).unwrap()["project"]
     assert described["name"] == "modularbase-tiny-qwen"
@@ -190,3 +238,15 @@ def test_a_model_card_may_name_no_licence(tmp_path: Path) -> None:
     assert licence_of(tmp_path) == ""
     (tmp_path / "README.md").write_text("# A model\nlicense: mit\n")
     assert licence_of(tmp_path) == ""
+
+
+def test_the_recipes_of_the_page_are_recipes(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/pretrained.md").read_text(encoding="utf-8")
+    recipes = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert len(recipes) == 2
+    for text in recipes:
+        (tmp_path / "one.toml").write_text(text)
+        recipe = read_recipe(tmp_path / "one.toml")
+        assert recipe.base == "my-qwen"
+        if recipe.manifest is not None:
+            Manifest.from_dict(dict(recipe.manifest))
