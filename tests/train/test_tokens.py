@@ -51,7 +51,7 @@ def test_without_a_template_it_is_ours(recipe: Recipe) -> None:
 
 def test_an_installed_base_brings_its_template_along(tmp_path: Path) -> None:
     packs = write_tiny_set(tmp_path)
-    recipe = Recipe(name="one", stage="pack", tokens=4096, base="tiny-base", start="python_code")
+    recipe = Recipe(name="one", stage="pack", tokens=4096, base="tiny-base", start="python_code", windows=((1.0, 128),))
     assert complete(recipe, tmp_path / "runs", lambda: catalog_of(packs)).template == ""
     path = packs["tiny-base"] / "tokenizer/template.json"
     path.write_text(template_text(CHATML), encoding="utf-8")
