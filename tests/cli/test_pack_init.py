@@ -15,6 +15,7 @@ from modularbase_core.host import start_pack
 from modularbase_core.packs.catalog import BrokenPlugin, Catalog
 from modularbase_core.sdk import Manifest
 from modularbase_core.sdk.testing import check_pack
+from modularbase_core.train.messages import read_messages
 from modularbase_core.train.recipe import read_recipe
 
 
@@ -62,6 +63,34 @@ def test_the_recipe_fits_the_base_that_is_installed(make, folder):
     make("--domain", "medical")
     recipe = read_recipe(folder / "modularbase-pack-medical/recipes/medical.toml")
     assert (recipe.base, recipe.start, recipe.windows) == ("tiny-base", "general_chat", ((0.6, 64), (0.4, 128)))
+
+
+def test_texts_come_along_and_the_recipe_learns_from_them(make, folder, tmp_path):
+    pages = tmp_path / "pages"
+    (pages / "deep").mkdir(parents=True)
+    for number in range(40):
+        (pages / "deep" / f"{number:02}.md").write_text(f"# Soil {number}\n\n{'Roots need air and water. ' * 9}")
+    (pages / "image.png").write_bytes(b"no text")
+    done = make("--domain", "soil", "--texts", str(pages))
+    assert "38 files to learn from are in data/texts, 2 to measure with in data/held_out." in done.out
+    assert "modularbase train pack recipes/soil.toml --ship" in done.out
+    project = folder / "modularbase-pack-soil"
+    recipe = read_recipe(project / "recipes/soil.toml")
+    data = recipe.folder / recipe.data
+    assert [source.sections for source in recipe.mix] == [True, False]
+    assert sum(source.tokens for source in recipe.mix) == recipe.tokens
+    assert len(list((data / "texts").rglob("*.md"))) == 38
+    assert len(list((data / "held_out").rglob("*.md"))) == 2
+    said = {message.text for message in read_messages(recipe.examples, data, recipe.folder, 1)}
+    assert {"Soil 0", "Roots need air and water."} <= said
+
+
+def test_texts_that_hold_nothing_to_read_leave_nothing_behind(make, folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    done = make("--domain", "soil", "--texts", str(tmp_path / "empty"))
+    assert done.code == 1
+    assert "holds no file that can be read" in done.err
+    assert not list(folder.iterdir())
 
 
 def test_the_base_is_required_as_its_distribution_is_installed(make, folder, catalog):

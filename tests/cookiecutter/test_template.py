@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[2]
 CHOICES = {
     "defaults": {},
     "one word": {"domain": "chess", "licence": "MIT"},
+    "texts of the author": {"_texts": True},
     "another script": {"domain": "法律 咨询", "author": "王小明", "languages": "zh, zh-Hant,en"},
     "from right to left": {"domain": "الطبخ", "display_name": "حزمة الطبخ", "pack_id": "cooking", "languages": "ar"},
     "own names": {

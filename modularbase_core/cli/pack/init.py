@@ -15,6 +15,7 @@ import click
 
 from modularbase_core.cli.pack.start import make_data, no_data_yet, pack_folder
 from modularbase_core.cli.pack.template import Answers, Template
+from modularbase_core.cli.pack.texts import HELD_OUT, LEARNT, bring_texts
 from modularbase_core.cli.report import json_option, print_json
 from modularbase_core.cli.settings import installed, read_settings, settings_options
 from modularbase_core.errors import ConfigError, ModularBaseError, PackError, nearest
@@ -37,6 +38,11 @@ if TYPE_CHECKING:
 @click.option("--licence", help="Licence of the weights (SPDX); by default Apache-2.0.")
 @click.option("--author", help="Who makes it.")
 @click.option("--language", "languages", multiple=True, help="A language of it, such as en; may be repeated.")
+@click.option(
+    "--texts",
+    type=click.Path(path_type=Path, exists=True),
+    help="Folder or file of texts to learn from (.md, .txt, .jsonl, code); copied into the project's data/.",
+)
 @click.option("--quiet", is_flag=True, help="Show no progress, and of the outcome the project's folder alone.")
 @json_option
 @settings_options
@@ -47,6 +53,7 @@ def init(
     base_id: str | None,
     output: Path,
     languages: tuple[str, ...],
+    texts: Path | None,
     quiet: bool,
     as_json: bool,
     config_file: Path | None,
@@ -65,9 +72,12 @@ def init(
     if languages:
         named["languages"] = ", ".join(languages)
     answers = complete_answers(Template.find(), named, catalog, base, asks=not as_json and sys.stdin.isatty())
+    answers["_texts"] = texts is not None
     target = output / answers["distribution"]
     problem: ModularBaseError | None = None
     with rendered(Template.find(), answers, target) as project:
+        if texts is not None:
+            learnt, held_out = bring_texts(texts, project / "data")
         try:
             make_data(pack_folder(project), config, catalog, quiet=quiet or as_json)
         except ModularBaseError as error:
@@ -77,6 +87,10 @@ def init(
         print_json({"id": answers["pack_id"], "directory": str(target), "problem": told})
     else:
         click.echo(target if quiet or told else _next_steps(answers, target))
+        if texts is not None and not quiet:
+            click.echo(
+                f"\n{learnt} files to learn from are in data/{LEARNT}, {held_out} to measure with in data/{HELD_OUT}."
+            )
         if told:
             click.echo(f"note: {told}", err=True)
     if problem and base is not None:
@@ -217,5 +231,9 @@ def _next_steps(answers: Answers, target: Path) -> str:
   cd {shlex.quote(str(target))}
   pip install -e '.[dev]' && pytest
   modularbase chat --pack {answers["pack_id"]} "Hello!"
-
+{_TRAIN.format(**answers) if answers["_texts"] else ""}
 Its README.md leads from your data to a wheel."""
+
+
+_TRAIN = """  modularbase train pack recipes/{pack_id}.toml --ship
+"""
