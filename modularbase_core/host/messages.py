@@ -45,6 +45,11 @@ class Messages:
         """Return each message's scores by pack id, before plugins have a say."""
         return [self._routes.scores(query) for query in self.queries(texts)]
 
+    def queries_and_scores(self, texts: Sequence_[str]) -> tuple[NDArray[np.float32], list[dict[str, float]]]:
+        """Return what `queries` and `scores` do, read once."""
+        queries = self.queries(texts)
+        return queries, [self._routes.scores(query) for query in queries]
+
     def route(self, text: str) -> Route:
         """Return the packs that would answer `text` as a first message, as chat would choose them.
 

@@ -32,6 +32,7 @@ from modularbase_core.train.learn import learn
 from modularbase_core.train.material import documents_of
 from modularbase_core.train.origin import keep_origin, origin_of
 from modularbase_core.train.packing import document_mask, windows
+from modularbase_core.train.parallel import first_process
 from modularbase_core.train.recipe import Recipe
 from modularbase_core.train.references import trunk_of, whole_base
 from modularbase_core.train.tokens import load_tokenizer, recipe_controls
@@ -132,6 +133,8 @@ def _begin(recipe: Recipe, model: Whole, material: Material, *, runs: Path, quie
     name, _, adapters = min(tried, key=lambda one: one[1])
     model.pack.load_state_dict(adapters, strict=False)
     figures = {what: round(value, 4) for what, value, _ in tried}
+    if not first_process():
+        return
     file = runs / recipe.name / "starts.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({"taken": name, "loss": figures}, indent=1) + "\n", encoding="utf-8")

@@ -152,10 +152,11 @@ def _local(
             f"{settings.base!r} gives {base.embedding.embedding_dim}; name a pack of that base"
         )
     own = read_tokenizer(one.pack.tokenizer)
-    if own.get_vocab() == tokenizer.get_vocab():
-        return PairTeacher(base, pack, tokenizer, controls, settings, size), True
-    its = controls_of(own, template_beside(one.pack.tokenizer), str(one.pack.tokenizer))
-    return PairTeacher(base, pack, own, its, settings, size), False
+    alike = own.get_vocab() == tokenizer.get_vocab()
+    if not alike:
+        tokenizer, controls = own, controls_of(own, template_beside(one.pack.tokenizer), str(one.pack.tokenizer))
+    model = Whole(base, pack, controls.border, frozen_base=True).eval().requires_grad_(False)
+    return PairTeacher(model, tokenizer, controls, settings, size), alike
 
 
 def mix_of_answers(recipe: Recipe, file: Path) -> Recipe:

@@ -142,17 +142,23 @@ def encode_sources(
     encoder = Encoder(tokenizer, response_only=response_only, controls=controls)
     documents: list[Document] = []
     for source in sources:
-        _check_size(source, data)
-        records = [record for name in source.files for record in read_records(data / name)]
-        if source.sections:
-            records = [answer for record in records for answer in answers_of(record)]
-        if source.languages:
-            records = [record for record in records if record.language in source.languages]
-        if not records:
-            raise DataError(f"no record in {', '.join(source.files)} matches the recipe")
+        records = records_of(source, data)
         random.Random(seed).shuffle(records)
         documents.extend(_take(records, source.tokens, encoder))
     return documents
+
+
+def records_of(source: Source, data: Path) -> list[Record]:
+    """Read the records of a source that match it, in their order; raises DataError when there is none, or too many."""
+    _check_size(source, data)
+    records = [record for name in source.files for record in read_records(data / name)]
+    if source.sections:
+        records = [answer for record in records for answer in answers_of(record)]
+    if source.languages:
+        records = [record for record in records if record.language in source.languages]
+    if not records:
+        raise DataError(f"no record in {', '.join(source.files)} matches the recipe")
+    return records
 
 
 def _check_size(source: Source, data: Path) -> None:

@@ -25,6 +25,7 @@ from modularbase_core.sdk.manifest import (
     write_manifest,
 )
 from modularbase_core.sdk.pack import Pack
+from modularbase_core.train.asked import messages_asked
 from modularbase_core.train.checkpoints import load_weights, part_of, steps_done
 from modularbase_core.train.installed import (
     Installed,
@@ -34,7 +35,6 @@ from modularbase_core.train.installed import (
     reading_base,
     reading_router,
 )
-from modularbase_core.train.messages import read_messages
 from modularbase_core.train.origin import RENEWING, is_another, origin_of, renewed
 from modularbase_core.train.recipe import Recipe, read_recipe
 from modularbase_core.train.shipped_keys import (
@@ -48,7 +48,7 @@ from modularbase_core.train.shipped_keys import (
 from modularbase_core.train.tokens import template_path
 
 NEW_MESSAGES = 2500
-"""Of each source of a grown pack, at most so many messages make its keys."""
+"""At most so many messages make the keys of a pack that grows."""
 
 
 def ship_recipe(
@@ -146,8 +146,7 @@ def _renew_keys(recipe: Recipe, directory: Path, *, data: Path, runs: Path, quie
         if origin.examples.exists():
             write_keys_again(read, origin, directory)
         return
-    sources = tuple(replace(source, tokens=NEW_MESSAGES) for source in recipe.mix)
-    new = [message.text for message in read_messages(sources, data, recipe.folder, recipe.seed)]
+    new = messages_asked(recipe.mix, data, most=NEW_MESSAGES, seed=recipe.seed)
     if is_another(directory, origin):
         write_first_keys(read, new, directory)
     else:

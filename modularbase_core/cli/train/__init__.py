@@ -17,6 +17,7 @@ COMMANDS: Final = {
     "base": "stages:base",
     "chat": "stages:chat",
     "distill": "distill:distill",
+    "grow": "grow:grow",
     "pack": "stages:pack",
     "plan": "plan:plan",
     "router": "stages:router",

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from modularbase_core.cli.train.flags import RecipeCommand, recipe_argument, stage_options
-from modularbase_core.cli.train.training import installed_packs, read_stage, torch_needed, train_recipes
+from modularbase_core.cli.train.training import data_folder, installed_packs, read_stage, torch_needed, train_recipes
 
 
 @click.command(cls=RecipeCommand, short_help="Train a student on what a teacher says.")
@@ -29,8 +29,8 @@ def distill(recipe: Path, **options: Any) -> None:
         with torch_needed():
             from modularbase_core.train.distill import ask_service
             from modularbase_core.train.installed import complete
-        places = {"data": options["data"], "runs": options["runs"]}
-        completed = complete(read, options["runs"], installed_packs(options))
+        data, runs = data_folder(read, options), options["runs"]
         quiet: bool = options["quiet"] or options["as_json"]
-        ask_service(completed, **places, quiet=quiet, key=os.environ.get(name))
+        completed = complete(read, runs, installed_packs(options))
+        ask_service(completed, data=data, runs=runs, quiet=quiet, key=os.environ.get(name))
     train_recipes([recipe], "distill", options)

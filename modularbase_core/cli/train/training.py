@@ -27,6 +27,16 @@ def train_recipes(paths: Sequence[Path], stage: str | None, options: Mapping[str
     stage: the one that they must be of; None lets each be of its own. options: what `flags.stage_options` gave.
     Raises ConfigError for a recipe of another stage, before anything is trained.
     """
+    report = run_recipes(paths, stage, options)
+    if options["as_json"] and report:
+        print_json(report)
+        return
+    for line in report:
+        click.echo(f"{line['recipe']}: {line['pack'] or line['checkpoint']}")
+
+
+def run_recipes(paths: Sequence[Path], stage: str | None, options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Train recipes as `train_recipes` does and return what there is to tell, nothing but in the first process."""
     recipes = [read_stage(path, stage, options) for path in paths]
     if len(recipes) > 1 and options["key_name"]:
         raise ConfigError("--name names one run, but there are several recipes; leave it out")
@@ -47,13 +57,7 @@ def train_recipes(paths: Sequence[Path], stage: str | None, options: Mapping[str
         told = {key: record.get(key) for key in ("steps", "tokens", "loss", "seconds")}
         made = {"checkpoint": str(checkpoint), "pack": None if shipped is None else str(shipped)}
         report.append({"recipe": str(path), "stage": recipe.stage, **made, **told})
-    if not first:
-        return
-    if options["as_json"]:
-        print_json(report)
-        return
-    for line in report:
-        click.echo(f"{line['recipe']}: {line['pack'] or line['checkpoint']}")
+    return report if first else []
 
 
 def read_stage(path: Path, stage: str | None, options: Mapping[str, Any]) -> Recipe:

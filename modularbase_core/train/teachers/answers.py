@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from modularbase_core.errors import DataError
 from modularbase_core.sdk.files import write_atomically
-from modularbase_core.train.corpus import read_records
+from modularbase_core.train.encoding import records_of
 from modularbase_core.train.recipe import Recipe, Teacher
 
 ANSWERS_FILE: Final = "teacher.jsonl"
@@ -110,9 +110,8 @@ def prompts_of(recipe: Recipe, teacher: Teacher, data: Path) -> list[Asked]:
     said = dict.fromkeys(
         message["content"]
         for source in recipe.mix
-        for name in source.files
-        for record in read_records(data / name)
-        if record.text is None and (not source.languages or record.language in source.languages)
+        for record in records_of(source, data)
+        if record.text is None
         for message in record.messages[:2]
         if message["role"] == "user"
     )

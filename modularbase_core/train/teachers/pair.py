@@ -8,7 +8,6 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from modularbase_core.graph.networks import Base, Pack
 from modularbase_core.text.controls import Controls
 from modularbase_core.train.encoding import Encoder
 from modularbase_core.train.language import Whole
@@ -21,20 +20,20 @@ CHUNK_ROWS = 256
 
 
 class PairTeacher:
-    """A base and a pack that answer.
+    """A base and a pack, as one `model`, that answer.
 
     tokenizer, controls: as the base reads and writes conversations. vocabulary: how many tokens the student's head
     knows.
     """
 
     def __init__(
-        self, base: Base, pack: Pack, tokenizer: Tokenizer, controls: Controls, settings: Teacher, vocabulary: int
+        self, model: Whole, tokenizer: Tokenizer, controls: Controls, settings: Teacher, vocabulary: int
     ) -> None:
-        self._model = Whole(base, pack, controls.border, frozen_base=True).requires_grad_(False).eval()
+        self._model = model
         self._tokenizer, self._controls, self._settings = tokenizer, controls, settings
         self._encoder = Encoder(tokenizer, response_only=True, controls=controls)
         self._vocabulary = vocabulary
-        self._window = 16 * base.understanding.rotary.shape[0]
+        self._window = 16 * model.base.understanding.rotary.shape[0]
 
     @torch.no_grad()
     def top(self, ids: Tensor, rows: Tensor) -> Top:
