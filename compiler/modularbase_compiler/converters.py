@@ -72,9 +72,9 @@ class _Converters:
         return _call(importer, "attend", kernel, values, node)
 
     def moe(self, node: Node, importer: Importer) -> Expression:
-        x, ids, _, gate_up, down, activation = node.args
-        kernel = self._kernels.moe(_shape(gate_up)[0], _shape(ids)[1], _shape(x)[1], _shape(down)[2], activation)
-        return _call(importer, "moe", kernel, _values(importer, node.args[:5]), node)
+        x, _, _, down, chosen, activation = node.args
+        kernel = self._kernels.moe(_shape(down)[0], chosen, _shape(x)[1], _shape(down)[2], activation)
+        return _call(importer, "moe", kernel, _values(importer, node.args[:4]), node)
 
     def linear(self, node: Node, importer: Importer, residual: Node | None = None) -> Expression:
         n, k = _shape(node.args[1])

@@ -39,9 +39,7 @@ class Mixture(nn.Module):
     def forward(self, x: Tensor, place: Place) -> Tensor:
         """Map x [T, E] to [T, E]."""
         logits = self.router(x).float()
-        score, ids = torch.topk(logits, self.chosen, dim=-1)
-        gates, experts = score.softmax(-1), (self.gate_up, self.down)
-        return place.mixture(x, logits, ids.to(torch.int32), gates, *experts, self.activation)
+        return place.mixture(x, logits, self.gate_up, self.down, self.chosen, self.activation)
 
 
 class Block(nn.Module):

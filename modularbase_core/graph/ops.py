@@ -133,11 +133,21 @@ def activate(projected: Tensor, activation: str) -> Tensor:
     return (functional.silu(gate) if activation == "swiglu" else functional.gelu(gate, approximate="tanh")) * up
 
 
-def moe_reference(x: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor, activation: str) -> Tensor:
-    """Sum over each token's experts of gate * expert; differentiable, no token is dropped (see `moe` for shapes).
+def choose(logits: Tensor, chosen: int) -> tuple[Tensor, Tensor]:
+    """Return the `chosen` experts of each token, ids [T, k] int32, and their gates [T, k], a softmax over them.
 
-    Rows are sorted by expert, so that each expert is two products of matrices. Permutations and a sum in the order of
-    `ids` give the same bits each time, where adding rows by index would not.
+    logits: [T, X] float32. (Mixtral; of equal logits any may come first.)
+    """
+    score, ids = torch.topk(logits, chosen, dim=-1)
+    return ids.to(torch.int32), score.softmax(-1)
+
+
+def moe_reference(x: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor, activation: str) -> Tensor:
+    """Sum over each token's experts of gate * expert; differentiable, no token is dropped.
+
+    ids, gates: [T, k], see `choose`; for the others see `moe`. Rows are sorted by expert, so that each expert is two
+    products of matrices. Permutations and a sum in the order of `ids` give the same bits each time, where adding rows
+    by index would not.
     """
     chosen, flat = ids.shape[1], ids.flatten()
     order = flat.argsort(stable=True)
@@ -156,15 +166,15 @@ def _per_expert(rows: Tensor, weights: Tensor, counts: list[int]) -> Tensor:
 
 
 @torch.library.custom_op("modularbase::moe", mutates_args=())
-def moe(x: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor, activation: str) -> Tensor:
-    """Run the chosen experts of each token.
+def moe(x: Tensor, logits: Tensor, gate_up: Tensor, down: Tensor, chosen: int, activation: str) -> Tensor:
+    """Choose experts of each token and run them.
 
-    x: [T, E]; ids: [T, k] int32 experts; gates: [T, k] float32; gate_up: [X, 2F, E], or [X, F, E] where the
-    activation has no gate; down: [X, E, F]; activation: see `activate`. Returns [T, E]. (Shazeer et al., 2017.)
+    x: [T, E]; logits: [T, X] float32; gate_up: [X, 2F, E], or [X, F, E] where the activation has no gate; down:
+    [X, E, F]; chosen: of a token; activation: see `activate`. Returns [T, E]. (Shazeer et al., 2017.)
     """
-    return moe_reference(x, ids, gates, gate_up, down, activation)
+    return moe_reference(x, *choose(logits, chosen), gate_up, down, activation)
 
 
 @moe.register_fake
-def _(x: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor, activation: str) -> Tensor:
+def _(x: Tensor, logits: Tensor, gate_up: Tensor, down: Tensor, chosen: int, activation: str) -> Tensor:
     return torch.empty_like(x)

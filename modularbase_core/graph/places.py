@@ -5,7 +5,6 @@ Blocks are written against either; a test holds the two to the same result.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -41,12 +40,11 @@ class Windows:
         out = attention(rotated[:, :heads], rotated[:, heads:], x[:, heads + kv_heads :], self.mask)
         return out.transpose(1, 2).reshape(qkv.shape[0], heads * size)
 
-    def mixture(
-        self, x: Tensor, logits: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor, activation: str
-    ) -> Tensor:
-        """Run the experts `ids` of `logits` [T, X] differentiably, and note how tokens were spread."""
+    def mixture(self, x: Tensor, logits: Tensor, gate_up: Tensor, down: Tensor, chosen: int, activation: str) -> Tensor:
+        """Choose and run experts differentiably, and note how tokens were spread."""
+        ids, gates = ops.choose(logits, chosen)
         self.routed.append(routed(logits, ids))
-        return _uncompiled(x, ids, gates, gate_up, down, activation)
+        return ops.moe_reference(x, ids, gates, gate_up, down, activation)
 
 
 @dataclass(slots=True)
@@ -72,15 +70,10 @@ class Pages:
         )
         return out
 
-    def mixture(
-        self, x: Tensor, logits: Tensor, ids: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor, activation: str
-    ) -> Tensor:
-        """Run experts through the op that a kernel replaces."""
-        out: Tensor = ops.moe(x, ids, gates, gate_up, down, activation)
+    def mixture(self, x: Tensor, logits: Tensor, gate_up: Tensor, down: Tensor, chosen: int, activation: str) -> Tensor:
+        """Choose and run experts through the op that a kernel replaces."""
+        out: Tensor = ops.moe(x, logits, gate_up, down, chosen, activation)
         return out
 
 
 Place = Windows | Pages
-
-# how many rows an expert gets is known only when they are there, which torch.compile does not follow
-_uncompiled: Callable[..., Tensor] = torch.compiler.disable(ops.moe_reference)  # type: ignore[no-untyped-call]

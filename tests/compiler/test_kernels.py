@@ -159,11 +159,19 @@ def test_attend_reads_nothing_past_the_last_visible_position(make):
 @few
 @given(rows=st.integers(1, 9), seed=st.integers(0, 9), form=st.sampled_from(ACTIVATIONS))
 def test_moe_is_that_of_the_reference(make, rows, seed, form):
-    rng = np.random.default_rng(seed)
-    ids = np.stack([rng.permutation(4)[:2] for _ in range(rows)]).astype(np.int32)
     gate_up = random(4, 24 if form == "gelu" else 48, 32, seed=2)
-    values = (random(rows, 32), ids, random(rows, 2, seed=1), gate_up, random(4, 32, 24, seed=3))
-    out = tensor(np.zeros((rows, 32), np.float32))
-    make("moe", 4, 2, 32, 24, form)(*map(tensor, values), out)
-    expected = ops.moe(*map(torch.from_numpy, values), form).numpy()
+    values = (random(rows, 32), random(rows, 4, seed=seed), gate_up, random(4, 32, 24, seed=3))
+    for chosen in (1, 2, 4):
+        out = tensor(np.zeros((rows, 32), np.float32))
+        make("moe", 4, chosen, 32, 24, form)(*map(tensor, values), out)
+        expected = ops.moe(*map(torch.from_numpy, values), chosen, form).numpy()
+        assert np.linalg.norm(out.numpy() - expected) <= 2e-6 * np.linalg.norm(expected)
+
+
+def test_moe_takes_the_first_experts_of_equal_logits(make):
+    values = [random(2, 32), np.zeros((2, 4), np.float32), random(4, 48, 32, seed=2), random(4, 32, 24, seed=3)]
+    out = tensor(np.zeros((2, 32), np.float32))
+    make("moe", 4, 2, 32, 24, "swiglu")(*map(tensor, values), out)
+    values[1][:, 2:] = -1
+    expected = ops.moe(*map(torch.from_numpy, values), 2, "swiglu").numpy()
     assert np.linalg.norm(out.numpy() - expected) <= 2e-6 * np.linalg.norm(expected)

@@ -13,17 +13,16 @@ from modularbase_compiler.kernels.activation import GATED, activated
 
 
 def moe(experts: int, chosen: int, width: int, ffn: int, activation: str) -> Any:
-    """Make the kernel: x [T, E], ids [T, k], gates [T, k], gate_up [X, 2F or F, E], down [X, E, F] -> y [T, E]."""
+    """Make the kernel: x [T, E], logits [T, X], gate_up [X, 2F or F, E], down [X, E, F] -> y [T, E]."""
     gated = activation in GATED
     projected = 2 * ffn if gated else ffn
 
     @T.prim_func(s_tir=True)
-    def moe(x_: T.handle, i_: T.handle, g_: T.handle, u_: T.handle, d_: T.handle, y_: T.handle) -> None:
+    def moe(x_: T.handle, l_: T.handle, u_: T.handle, d_: T.handle, y_: T.handle) -> None:
         T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True, "op_pattern": 8})
         rows = T.int64()
         x = T.match_buffer(x_, (rows, width), "float32")
-        ids = T.match_buffer(i_, (rows, chosen), "int32")
-        gates = T.match_buffer(g_, (rows, chosen), "float32")
+        logits = T.match_buffer(l_, (rows, experts), "float32")
         gate_up = T.match_buffer(u_, (experts, projected, width), "float32")
         down = T.match_buffer(d_, (experts, width, ffn), "float32")
         y = T.match_buffer(y_, (rows, width), "float32")
@@ -31,6 +30,22 @@ def moe(experts: int, chosen: int, width: int, ffn: int, activation: str) -> Any
             with T.sblock("row"):
                 hidden = T.sblock_alloc_buffer((ffn,), "float32")
                 sums = T.sblock_alloc_buffer((2,), "float32", scope="local")
+                left = T.sblock_alloc_buffer((experts,), "float32", scope="local")  # logits, of those not chosen yet
+                ids = T.sblock_alloc_buffer((chosen,), "int32", scope="local")
+                gates = T.sblock_alloc_buffer((chosen,), "float32", scope="local")
+                for e in T.serial(experts):
+                    left[e] = logits[row, e]
+                sums[0] = T.float32(0)
+                for c in T.serial(chosen):
+                    ids[c] = 0
+                    for e in T.serial(1, experts):
+                        ids[c] = T.if_then_else(left[e] > left[ids[c]], e, ids[c])
+                    gates[c] = left[ids[c]]
+                    left[ids[c]] = T.min_value("float32")
+                    sums[0] = sums[0] + T.exp(gates[c] - gates[0])
+                for c in T.serial(1, chosen):
+                    gates[c] = T.exp(gates[c] - gates[0]) / sums[0]
+                gates[0] = T.float32(1) / sums[0]
                 for e in T.serial(width):
                     y[row, e] = T.float32(0)
                 for c in T.serial(chosen):
@@ -38,9 +53,9 @@ def moe(experts: int, chosen: int, width: int, ffn: int, activation: str) -> Any
                         sums[0] = T.float32(0)
                         sums[1] = T.float32(0)
                         for e in T.serial(width):
-                            sums[0] = sums[0] + x[row, e] * gate_up[ids[row, c], f, e]
+                            sums[0] = sums[0] + x[row, e] * gate_up[ids[c], f, e]
                             if gated:
-                                sums[1] = sums[1] + x[row, e] * gate_up[ids[row, c], ffn + f, e]
+                                sums[1] = sums[1] + x[row, e] * gate_up[ids[c], ffn + f, e]
                         if gated:
                             hidden[f] = activated(sums[0], activation) * sums[1]
                         else:
@@ -48,7 +63,7 @@ def moe(experts: int, chosen: int, width: int, ffn: int, activation: str) -> Any
                     for e in T.serial(width):
                         sums[0] = T.float32(0)
                         for f in T.serial(ffn):
-                            sums[0] = sums[0] + hidden[f] * down[ids[row, c], e, f]
-                        y[row, e] = y[row, e] + gates[row, c] * sums[0]
+                            sums[0] = sums[0] + hidden[f] * down[ids[c], e, f]
+                        y[row, e] = y[row, e] + gates[c] * sums[0]
 
     return moe
