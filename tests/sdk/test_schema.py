@@ -177,5 +177,6 @@ def test_networks_are_described_field_by_field(name, kind):
 
 def test_the_page_on_the_format_tells_of_every_key():
     page = (ROOT / "docs/pack-format.md").read_text(encoding="utf-8")
-    rows = [row.split("|")[1] for row in page.splitlines() if row.startswith("| `")]
+    told = page[: page.index("## Weights")]  # other tables follow
+    rows = [row.split("|")[1] for row in told.splitlines() if row.startswith("| `")]
     assert [key for row in rows for key in re.findall(r"`(\w+)`", row)] == list(SCHEMA["properties"])
