@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from modularbase_core.graph.ops import activate, rotary_table
 from modularbase_core.graph.places import Place
+from modularbase_core.graph.routed import Routed
 from modularbase_core.sdk.architecture import Blocks
 
 
@@ -27,11 +28,16 @@ class FeedForward(nn.Module):
 
 
 class Mixture(nn.Module):
-    """Top-k mixture of such experts; gates are a softmax over the chosen ones (Mixtral)."""
+    """Top-k mixture of such experts; gates are a softmax over the chosen ones (Mixtral).
+
+    routed: in training, what it did with the tokens of the last call. (Of the places that it may be kept in, this one
+    is not copied when layers' weights are divided among processes.)
+    """
 
     def __init__(self, shape: Blocks) -> None:
         super().__init__()
         self.chosen, self.activation = shape.experts_per_token, shape.activation
+        self.routed: Routed | None = None
         self.router = nn.Linear(shape.hidden_size, shape.experts, bias=False)
         self.gate_up = nn.Parameter(torch.empty(shape.experts, shape.gate_up_size, shape.hidden_size))
         self.down = nn.Parameter(torch.empty(shape.experts, shape.hidden_size, shape.ffn_size))
@@ -39,7 +45,8 @@ class Mixture(nn.Module):
     def forward(self, x: Tensor, place: Place) -> Tensor:
         """Map x [T, E] to [T, E]."""
         logits = self.router(x).float()
-        return place.mixture(x, logits, self.gate_up, self.down, self.chosen, self.activation)
+        out, self.routed = place.mixture(x, logits, self.gate_up, self.down, self.chosen, self.activation)
+        return out
 
 
 class Block(nn.Module):

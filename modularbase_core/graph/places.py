@@ -5,7 +5,7 @@ Blocks are written against either; a test holds the two to the same result.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,12 +20,11 @@ class Windows:
     """Whole windows without a cache: T = windows * N rows, window by window.
 
     mask: [windows, 1, N, N] bool, true where a row may see a column (causal and same document), or None
-    for plain causal attention. routed: what each mixture did with these rows, in the order of the layers.
+    for plain causal attention.
     """
 
     count: int
     mask: Tensor | None = None
-    routed: list[Routed] = field(default_factory=list)
 
     def attend(self, qkv: Tensor, rotary: Tensor, layer: int, heads: int, kv_heads: int) -> Tensor:
         """Return [T, H*D] for `qkv` [T, (H+2K)*D]."""
@@ -40,11 +39,12 @@ class Windows:
         out = attention(rotated[:, :heads], rotated[:, heads:], x[:, heads + kv_heads :], self.mask)
         return out.transpose(1, 2).reshape(qkv.shape[0], heads * size)
 
-    def mixture(self, x: Tensor, logits: Tensor, gate_up: Tensor, down: Tensor, chosen: int, activation: str) -> Tensor:
-        """Choose and run experts differentiably, and note how tokens were spread."""
+    def mixture(
+        self, x: Tensor, logits: Tensor, gate_up: Tensor, down: Tensor, chosen: int, activation: str
+    ) -> tuple[Tensor, Routed]:
+        """Choose and run experts differentiably; tell how tokens were spread."""
         ids, gates = ops.choose(logits, chosen)
-        self.routed.append(routed(logits, ids))
-        return ops.moe_reference(x, ids, gates, gate_up, down, activation)
+        return ops.moe_reference(x, ids, gates, gate_up, down, activation), routed(logits, ids)
 
 
 @dataclass(slots=True)
@@ -70,10 +70,11 @@ class Pages:
         )
         return out
 
-    def mixture(self, x: Tensor, logits: Tensor, gate_up: Tensor, down: Tensor, chosen: int, activation: str) -> Tensor:
-        """Choose and run experts through the op that a kernel replaces."""
-        out: Tensor = ops.moe(x, logits, gate_up, down, chosen, activation)
-        return out
+    def mixture(
+        self, x: Tensor, logits: Tensor, gate_up: Tensor, down: Tensor, chosen: int, activation: str
+    ) -> tuple[Tensor, None]:
+        """Choose and run experts through the op that a kernel replaces; how tokens were spread is of no concern."""
+        return ops.moe(x, logits, gate_up, down, chosen, activation), None
 
 
 Place = Windows | Pages

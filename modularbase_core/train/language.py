@@ -26,13 +26,11 @@ from modularbase_core.train.precision import autocast, dtype_of
 class Whole(nn.Module):
     """A base and one pack as one language model; `frozen_base` leaves only the pack to learn.
 
-    mixtures: of base and pack, in the order of the layers. routed: what those that learn did with the tokens of the
-    last call.
+    mixtures: of base and pack, in the order of the layers.
     """
 
     def __init__(self, base: Base, pack: Pack, begin: int, *, frozen_base: bool) -> None:
         super().__init__()
-        self.routed: tuple[Routed, ...] = ()
         self.base, self.pack, self.begin, self._frozen = base, pack, begin, frozen_base
         self.mixtures = [
             one
@@ -83,9 +81,13 @@ class Whole(nn.Module):
         rows = torch.arange(ids.numel(), device=ids.device)
         output = self.pack(hidden, place)
         features = self.base.features(output, place, rows)
-        both = zip(place.routed, self.mixtures, strict=True)
-        self.routed = tuple(one for one, mixture in both if mixture.router.weight.requires_grad)
         return features if self.pack.head is None else torch.cat([features, self.pack.head.features(output, rows)], 1)
+
+    @property
+    def routed(self) -> tuple[Routed, ...]:
+        """What each mixture that learns did with the tokens of the last call."""
+        learning = (one for one in self.mixtures if one.router.weight.requires_grad)
+        return tuple(one.routed for one in learning if one.routed is not None)
 
     def head_weight(self) -> Tensor:
         """Return the matrix from features to logits: the head's [V, E], beside it what the pack adds, [V, E+r]."""

@@ -143,13 +143,12 @@ def routed_over(
     encoder = Encoder(tokenizer, response_only=True)
     totals = [torch.zeros(EXPERTS, dtype=torch.int64) for _ in range(LAYERS)]
     seen: list[torch.Tensor] = []
-    first = next(one for one in pack.modules() if isinstance(one, Mixture))
-    hook = first.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    mixtures = [one for one in pack.modules() if isinstance(one, Mixture)]
+    hook = mixtures[0].register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
     for record in records:
-        place = Windows(1)
-        pack(base.understand(torch.tensor(encoder.encode(record)[0][:1024]), Windows(1)), place)
-        for total, one in zip(totals, place.routed, strict=True):
-            total += one.counts
+        pack(base.understand(torch.tensor(encoder.encode(record)[0][:1024]), Windows(1)), Windows(1))
+        for total, one in zip(totals, mixtures, strict=True):
+            total += one.routed.counts
     hook.remove()
     return max(seen, key=len), totals
 

@@ -10,6 +10,7 @@ from modularbase_core.graph.places import Windows
 from modularbase_core.sdk.architecture import BaseArchitecture, Blocks, PackArchitecture
 from modularbase_core.train.corpus import Record
 from modularbase_core.train.language import Loss, Whole
+from modularbase_core.train.parallel import joined
 from modularbase_core.train.perplexity import shuffled_prompts
 
 SHAPE = Blocks(hidden_size=64, heads=2, kv_heads=1, head_size=32, ffn_size=64)
@@ -112,6 +113,18 @@ def test_blocks_that_are_run_anew_learn_the_same_from_a_mixture() -> None:
         Loss(model, compiled=False)(*batch()).backward()
         assert len(model.routed) == 2
         grads.append([p.grad for p in model.pack.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*grads, strict=True))
+
+
+def test_a_mixture_whose_weights_are_divided_learns_the_same() -> None:
+    grads = []
+    for parallel in ("ddp", "fsdp"):
+        model = whole(frozen_base=True, shape=MIXTURE, layers=2, rank=8)
+        loss = Loss(model, compiled=False, precision="fp32", balance=1.0)
+        with joined(parallel, "cpu") as ranks:
+            ranks.spread(model, loss)(*batch()).backward()
+            assert len(model.routed) == 2
+            grads.append([ranks.whole(p.grad) for p in model.pack.parameters()])
     assert all(torch.equal(one, other) for one, other in zip(*grads, strict=True))
 
 
