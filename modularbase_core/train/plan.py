@@ -9,11 +9,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
+import torch
+
 from modularbase_core.train.costs import (
     Memory,
     Part,
     checkpoint_bytes,
     memory_of,
+    on_gpu,
     parts_of,
     shipped_bytes,
     step_flops,
@@ -106,7 +109,7 @@ def plan_recipe(recipe: Recipe, runs: Path, *, data: Path | None = None, measure
         phases=_phases(recipe),
         checkpoint_bytes=checkpoint_bytes(recipe),
         shipped_bytes=shipped_bytes(recipe),
-        free_memory=free_memory(recipe.device),
+        free_memory=free_memory(gpu=on_gpu(recipe)),
         free_disk=shutil.disk_usage(_there(runs)).free,
     )
     return plan if not measured or shortfall(plan) else _timed(plan)
@@ -126,14 +129,9 @@ def shortfall(plan: Plan) -> str | None:
     return None
 
 
-def free_memory(device: str) -> int | None:
-    """Return the bytes that a process may still take: of the GPU, where it trains there, else of the machine.
-
-    A container's limit counts too.
-    """
-    import torch
-
-    if device != "cpu" and torch.cuda.is_available():
+def free_memory(*, gpu: bool) -> int | None:
+    """Return the bytes that a process may still take, of the GPU or of the machine; a container's limit counts too."""
+    if gpu:
         return int(torch.cuda.mem_get_info()[0])
     try:
         lines = _MEMINFO.read_text(encoding="utf-8").splitlines()

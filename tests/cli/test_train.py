@@ -255,7 +255,7 @@ def test_of_several_processes_the_first_one_ships_and_tells(run, trained, recipe
 
 
 def test_a_plan_is_told_in_lines_and_as_json(run, recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr("modularbase_core.train.plan.free_memory", lambda device: 10**10)
+    monkeypatch.setattr("modularbase_core.train.plan.free_memory", lambda **more: 10**10)
     monkeypatch.setattr("modularbase_core.train.measure.SECONDS", 0.0)
     path = str(recipe("base"))
     out = run("train", "plan", path, "--no-measure", "--runs", str(tmp_path / "runs")).out
@@ -271,7 +271,7 @@ def test_a_plan_is_told_in_lines_and_as_json(run, recipe, tmp_path, monkeypatch)
 
 
 def test_a_plan_that_does_not_fit_fails_and_says_what_to_do(run, recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr("modularbase_core.train.plan.free_memory", lambda device: 10**8)
+    monkeypatch.setattr("modularbase_core.train.plan.free_memory", lambda **more: 10**8)
     done = run("train", "plan", str(recipe("base")))
     assert done.code == 1
     assert "not measured" in done.out

@@ -60,7 +60,11 @@ def plan(recipe: Path, data: Path | None, runs: Path, no_measure: bool, as_json:
 
 def _as_json(plan: Plan) -> dict[str, Any]:  # Any: JSON
     memory = plan.memory
-    names = ("weights", "gradients", "optimiser", "activations", "checkpointed", "head", "texts", "reading", "process")
+    names = ("weights", "gradients", "optimiser", "texts", "reading", "process")
+    passes = {
+        "activations": memory.activations(checkpointed=False),
+        "activations_checkpointed": memory.activations(checkpointed=True),
+    }
     return {
         "name": plan.recipe.name,
         "stage": plan.recipe.stage,
@@ -69,7 +73,7 @@ def _as_json(plan: Plan) -> dict[str, Any]:  # Any: JSON
         "parameters": plan.parameters,
         "learning": plan.learning,
         "parts": [{"name": one.name, "parameters": one.parameters, "learning": one.learning} for one in plan.parts],
-        "memory_bytes": {**{name: getattr(memory, name) for name in names}, "peak": plan.peak_bytes},
+        "memory_bytes": {**{name: getattr(memory, name) for name in names}, **passes, "peak": plan.peak_bytes},
         "free_memory_bytes": plan.free_memory,
         "flops": plan.flops,
         "phases": [
@@ -99,16 +103,13 @@ def _rows(plan: Plan) -> list[tuple[str, str, str]]:
     rows += [(f"  {one.name}", f"{one.parameters:,}", "" if one.learning else "frozen") for one in plan.parts]
     free = "" if plan.free_memory is None else f"of {_bytes(plan.free_memory)} that are free"
     rows.append(("memory", _bytes(plan.peak_bytes), f"at its peak, {free}" if free else "at its peak"))
-    kept, other = memory.activations, f"{_bytes(memory.checkpointed)} with checkpoint_activations"
-    if recipe.checkpoint_activations:
-        kept, other = memory.checkpointed, f"{_bytes(memory.activations)} without checkpoint_activations"
-    if recipe.stage == "router":
-        other = ""
+    less = recipe.checkpoint_activations
+    other = f"{_bytes(memory.activations(checkpointed=not less))} with{'out' * less} checkpoint_activations"
     rows += [
         ("  weights", _bytes(memory.weights), ""),
         ("  gradients", _bytes(memory.gradients), ""),
         ("  optimiser", _bytes(memory.optimiser), "adamw" if recipe.stage == "router" else recipe.optimiser),
-        ("  activations", _bytes(kept), other),
+        ("  activations", _bytes(memory.activations(checkpointed=less)), "" if recipe.stage == "router" else other),
         ("  texts", _bytes(memory.texts), f"{_bytes(memory.reading)} while they are read"),
         ("  process", _bytes(memory.process), "torch itself"),
         ("arithmetic", _flops(plan.flops), "forward and back, all steps"),

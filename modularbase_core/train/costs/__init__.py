@@ -1,4 +1,4 @@
-"""What a recipe costs, counted from its shapes: parameters, bytes, arithmetic. Nothing is run here, and no torch."""
+"""What a recipe costs, counted from its shapes: parameters, bytes, arithmetic. Nothing is run here."""
 
 from modularbase_core.train.costs.flops import step_flops
 from modularbase_core.train.costs.memory import (
@@ -6,6 +6,7 @@ from modularbase_core.train.costs.memory import (
     Memory,
     checkpoint_bytes,
     memory_of,
+    on_gpu,
     optimiser_bytes,
     shipped_bytes,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "checkpoint_bytes",
     "learns",
     "memory_of",
+    "on_gpu",
     "optimiser_bytes",
     "parts_of",
     "shipped_bytes",

@@ -19,12 +19,12 @@ def step_flops(recipe: Recipe, window: int) -> int:
         return 3 * 2 * recipe.batch_tokens * MESSAGE_ROWS * wide * router.width
     base, pack = networks_of(recipe)
     again = int(recipe.checkpoint_activations)
-    adapters = 2 * 2 * pack.base_hidden_size * pack.blocks.hidden_size
+    adapter = 2 * pack.base_hidden_size * pack.blocks.hidden_size
     back = sections_of(recipe)
     flops = base.understanding_layers * _layer_flops(base.blocks, window, back=back["understanding"], again=again)
     flops += pack.layers * _layer_flops(pack.blocks, window, back=back["pack"], again=again)
     flops += base.fusion_layers * _layer_flops(base.blocks, window, back=back["fusion"], again=again)
-    flops += (1 + (back["pack"] or 0)) * adapters
+    flops += (2 + (back["input"] or 0) + (back["output"] or 0)) * adapter
     width = base.blocks.hidden_size + pack.head_rank
     flops += (1 + (back["head"] or 0)) * 2 * base.vocabulary_size * width
     return flops * recipe.batch_tokens

@@ -6,10 +6,14 @@ to that is measured, and each such number says how.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Final
 
+import torch
+
+from modularbase_core.graph.attention import CHUNK_ROWS, WRITTEN_OUT
 from modularbase_core.sdk.architecture import BaseArchitecture, Blocks
 from modularbase_core.sdk.parameters import QUANTISATION_GROUP, parameter_shapes
 from modularbase_core.train.costs.parameters import networks_of, networks_of_router, parameters_of, sections_of
@@ -39,26 +43,32 @@ KEPT_BYTES: Final = 31
 class Memory:
     """Bytes of a process that trains, by what they are for.
 
-    activations: what the passes keep of one part of a step, `head` included; checkpointed: the same when only what
-    enters a layer is kept. texts: what the mix takes once it is read; reading: while it is.
+    kept: tensors that the passes of one part of a step keep for the way back; checkpointed: those where only what
+    enters a layer is kept. passing: tensors in between, logits above all. slack: see SLACK. texts: what the mix takes
+    once it is read; reading: while it is. accumulates: whether a step has several parts.
     """
 
     weights: int
     gradients: int
     optimiser: int
-    activations: int
+    kept: int
     checkpointed: int
-    head: int
+    passing: int
+    slack: float
     texts: int
     reading: int
     process: int
     accumulates: bool
 
+    def activations(self, *, checkpointed: bool) -> int:
+        """Return what the passes take of memory, with or without checkpointed activations."""
+        return round(self.slack * ((self.checkpointed if checkpointed else self.kept) + self.passing))
+
     def peak(self, *, checkpointed: bool) -> int:
-        """Return the most that is held at once, with or without checkpointed activations."""
-        kept = self.checkpointed if checkpointed else self.activations
+        """Return the most that is held at once."""
+        passes = self.activations(checkpointed=checkpointed)
         # without parts, what is kept goes as gradients come
-        moving = kept + self.gradients if self.accumulates else max(kept, self.gradients)
+        moving = passes + self.gradients if self.accumulates else max(passes, self.gradients)
         steady = self.weights + self.optimiser + self.texts + moving
         return self.process + max(steady, self.weights + self.reading)
 
@@ -72,39 +82,49 @@ def memory_of(recipe: Recipe, window: int, rows: int | None = None) -> Memory:
         most = sum(source.tokens for source in recipe.mix) * MESSAGE_ROWS
         return _memory_of_router(recipe, most if rows is None else rows)
     parameters = list(parameters_of(recipe))
-    learning = [(name, shape) for name, shape, learns in parameters if learns]
     base, pack = networks_of(recipe)
-    rows = recipe.batch_tokens // recipe.accumulate
-    low = FLOAT if recipe.precision == "fp32" else 2
-    cast = 0 if low == FLOAT else low * sum(prod(shape) for _, shape, _ in parameters if len(shape) > 1)
-    sections = sections_of(recipe)
+    sections, part = sections_of(recipe), recipe.batch_tokens // recipe.accumulate
     stacks = {
         "understanding": (base.blocks, base.understanding_layers),
         "pack": (pack.blocks, pack.layers),
         "fusion": (base.blocks, base.fusion_layers),
     }
-    layers = [stack for name, stack in stacks.items() if sections[name] is not None]
-    by_layer = [_kept_by_layer(blocks, window, low, recipe.compile) * rows for blocks, _ in layers]
-    kept = sum(bytes_ * count for bytes_, (_, count) in zip(by_layer, layers, strict=True))
-    entering = sum(blocks.hidden_size * FLOAT * rows * count for blocks, count in layers)
-    head = _head_bytes(base, rows, low, learns=sections["head"] == 2)
-    mask = (1 + low * recipe.compile) * window * rows
-    fixed, slack = cast + mask + head, SLACK[recipe.compile]
-    tokens = (
-        sum(source.tokens for source in (*recipe.mix, *recipe.replay)) + recipe.recall_tokens + recipe.needle_tokens
+    layers = [(*stack, sections[name]) for name, stack in stacks.items() if sections[name] is not None]
+    low = FLOAT if recipe.precision == "fp32" else 2
+    written_out = window <= WRITTEN_OUT and not on_gpu(recipe)
+    each = [
+        part * _kept_by_layer(blocks, window, low, learns=back == 2, compiled=recipe.compile, written_out=written_out)
+        for blocks, _, back in layers
+    ]
+    entering = sum(blocks.hidden_size * FLOAT * part * count for blocks, count, _ in layers)
+    head, passing = _head_bytes(base, pack.head_rank, part, low, learns=sections["head"] == 2)
+    # weights in `low` bytes, of the layers that are gone back through, and the mask
+    fixed = (
+        head
+        + window * part
+        + (low if low < FLOAT else 0)
+        * sum(prod(shape) for name, shape, _ in parameters if len(shape) > 1 and _is_of(name, sections))
     )
+    tokens = sum(source.tokens for source in (*recipe.mix, *recipe.replay))
+    tokens += recipe.recall_tokens + recipe.needle_tokens
     return Memory(
         weights=FLOAT * sum(prod(shape) for _, shape, _ in parameters),
-        gradients=FLOAT * sum(prod(shape) for _, shape in learning),
+        gradients=FLOAT * sum(prod(shape) for _, shape, changes in parameters if changes),
         optimiser=optimiser_bytes(recipe),
-        activations=round(slack * (kept + fixed)),
-        checkpointed=round(slack * (entering + max(by_layer, default=0) + fixed)),
-        head=head,
+        kept=fixed + sum(size * count for size, (_, count, _) in zip(each, layers, strict=True)),
+        checkpointed=fixed + entering + max(each, default=0),
+        passing=passing,
+        slack=SLACK[recipe.compile],
         texts=KEPT_BYTES * tokens,
         reading=READING_BYTES * tokens,
         process=PROCESS_BYTES + COMPILER_BYTES * recipe.compile,
         accumulates=recipe.accumulate > 1,
     )
+
+
+def on_gpu(recipe: Recipe) -> bool:
+    """Tell whether the recipe trains on a GPU of this machine."""
+    return recipe.device != "cpu" and torch.cuda.is_available()
 
 
 def optimiser_bytes(recipe: Recipe) -> int:
@@ -146,9 +166,10 @@ def _memory_of_router(recipe: Recipe, rows: int) -> Memory:
         weights=FLOAT * sum(prod(shape) for shape in parameter_shapes(base).values()) + learning,
         gradients=learning,
         optimiser=optimiser_bytes(recipe),
-        activations=round(SLACK[False] * kept),
-        checkpointed=round(SLACK[False] * kept),
-        head=0,
+        kept=kept,
+        checkpointed=kept,
+        passing=0,
+        slack=SLACK[False],
         texts=hidden,
         reading=2 * hidden,
         process=PROCESS_BYTES,
@@ -156,24 +177,48 @@ def _memory_of_router(recipe: Recipe, rows: int) -> Memory:
     )
 
 
-def _kept_by_layer(b: Blocks, window: int, low: int, compiled: bool) -> int:
+def _kept_by_layer(b: Blocks, window: int, low: int, *, learns: bool, compiled: bool, written_out: bool) -> int:
     """Count the bytes that a layer keeps of one token until the way back comes to it.
 
-    Eager: the stream in float32 and what the two norms make of it; queries and keys turned, keys and values for each
-    head, attention's result twice; gate and up, their activation and product; the mask once a layer. Compiled code
-    keeps the stream in `low` bytes, makes activations again, and shares the mask.
+    Eager: the stream in float32 and what the two norms make of it; queries, keys and values, attention's result; gate
+    and up, their activation and product. Compiled code keeps the stream in `low` bytes and makes activations again.
+    What enters a product is kept only where its matrix learns.
     """
-    wide, turned = b.heads * b.head_size, (b.heads + b.kv_heads) * b.head_size
     used = b.experts_per_token if b.experts else 1
-    inner = used * (b.gate_up_size + b.ffn_size)
+    kept = used * (b.gate_up_size + b.ffn_size) + 2 * b.hidden_size + b.heads * b.head_size
     if b.experts:
-        inner += 2 * used * b.hidden_size  # rows sorted by expert, on the way in and out
-    if compiled:
-        return low * (5 * b.hidden_size + 3 * wide + turned + inner)
-    return 16 * b.hidden_size + low * (3 * b.hidden_size + 3 * wide + turned + inner + used * b.ffn_size + window)
+        kept += 2 * used * b.hidden_size  # rows sorted by expert, on the way in and out
+    kept += 2 * b.hidden_size if compiled else used * b.ffn_size
+    if not learns:
+        kept -= 2 * b.hidden_size + b.heads * b.head_size + used * b.ffn_size
+    attention = _attention_bytes(b, window, low, compiled=compiled, written_out=written_out)
+    return low * kept + attention + (0 if compiled else 16 * b.hidden_size)
 
 
-def _head_bytes(base: BaseArchitecture, rows: int, low: int, *, learns: bool) -> int:
-    """Count what the loss keeps: the head's input and its gradient, some rows of logits, the head's own gradient."""
+def _attention_bytes(b: Blocks, window: int, low: int, *, compiled: bool, written_out: bool) -> int:
+    """Count what `graph.attention` keeps of one token in a layer, but for its result."""
+    wide, shared = b.heads * b.head_size, b.kv_heads * b.head_size
+    if not written_out:  # keys and values for each head, and the mask as numbers, once a layer or once
+        return low * (3 * wide + shared + (0 if compiled else window))
+    seen = sum(min(last, window) for last in range(CHUNK_ROWS, window + CHUNK_ROWS, CHUNK_ROWS))
+    seen = seen * min(CHUNK_ROWS, window) // window
+    shares = FLOAT if low == FLOAT else FLOAT + low
+    return low * (wide + 2 * shared) + b.heads * seen * shares + (0 if compiled else seen)
+
+
+def _is_of(name: str, sections: Mapping[str, int | None]) -> bool:
+    """Tell whether a parameter is of a layer that is gone back through."""
+    network, part = name.split(".")[:2]
+    section = "pack" if network == "pack" else part
+    return section in ("understanding", "pack", "fusion") and sections[section] is not None
+
+
+def _head_bytes(base: BaseArchitecture, rank: int, rows: int, low: int, *, learns: bool) -> tuple[int, int]:
+    """Count what the loss keeps, the head's input, its gradient and the head's own, and what it needs in passing.
+
+    rank: of what a pack adds to the head, which is put beside it.
+    """
     size, words = base.blocks.hidden_size, base.vocabulary_size
-    return 3 * FLOAT * size * rows + HEAD_ROWS * words * (FLOAT + 3 * low) + words * size * (low + FLOAT * learns)
+    kept = 3 * FLOAT * size * rows + FLOAT * words * (size * learns + (size + rank) * bool(rank))
+    copy = 0 if low == FLOAT else low * words * size
+    return kept, HEAD_ROWS * words * (FLOAT + 3 * low) + copy

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
+from typing import Final
 
 from modularbase_core.errors import ConfigError
 from modularbase_core.sdk.architecture import BaseArchitecture, PackArchitecture, RouterArchitecture
@@ -63,24 +64,30 @@ def learns(recipe: Recipe, name: str) -> bool:
     return shared or {"norm": "fusion"}.get(part, part) in recipe.learns
 
 
+SECTIONS: Final = {
+    "embedding": ("base.embedding",),
+    "understanding": ("base.understanding.",),
+    "input": ("pack.input_adapter",),
+    "pack": ("pack.experts.",),
+    "output": ("pack.output_adapter", "pack.head."),
+    "fusion": ("base.fusion.", "base.norm"),
+    "head": ("base.head", "base.embedding"),
+}
+"""What a token goes through in turn, with what the names of its parameters begin with; a head may be the embedding."""
+
+
 def sections_of(recipe: Recipe) -> dict[str, int | None]:
     """Tell of each section how many products its way back has for one of the way there.
 
-    2 where it learns, 1 where it lets gradients through to what learns before it, None where nothing does.
+    2 where its matrices learn, 1 where gradients go through to what learns before them, None where nothing does.
     """
-    learning = [name for name, _, changes in parameters_of(recipe) if changes]
-    begin_with = {
-        "understanding": ("base.understanding",),
-        "pack": ("pack.",),
-        "fusion": ("base.fusion", "base.norm"),
-        "head": ("base.head", "base.embedding"),
-    }
+    learning = [(name, shape) for name, shape, changes in parameters_of(recipe) if changes]
     out: dict[str, int | None] = {}
-    before = any(name.startswith("base.embedding") for name in learning)
-    for section, words in begin_with.items():
-        own = any(name.startswith(words) for name in learning)
-        out[section] = 2 if own else 1 if before else None
-        before = before or own
+    before = False
+    for section, words in SECTIONS.items():
+        own = [shape for name, shape in learning if name.startswith(words)]
+        before = before or bool(own)
+        out[section] = 2 if any(len(shape) > 1 for shape in own) else 1 if before else None
     return out
 
 
