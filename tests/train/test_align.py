@@ -183,6 +183,8 @@ def test_what_ships_is_the_packs_next_version_for_the_new_base_with_keys_by_its_
     routing = read_routing(directory / "routing.safetensors", 16)
     beside = (Manifest.read(folder / f"set/{name}/manifest.json") for name in ("tiny-base", "tiny-router"))
     assert routing.made_with == weights_name(*beside)
+    old, new = (read_weights(one / "model.safetensors", PACK) for one in (folder / "pack", directory))
+    assert all(np.array_equal(old[name], new[name]) for name in old if name != "input_adapter.weight")
     assert read_examples(directory / "examples.json") == read_examples(tiny_packs["python_code"] / "examples.json")
 
 

@@ -16,7 +16,7 @@ from modularbase_core.cli.train.training import train_recipes
 @stage_options
 # Any: whatever the options hold
 def align(recipe: Path, **options: Any) -> None:
-    """Align a pack (`start`) to another base (`base`), for a thousandth of what training it takes.
+    """Align a pack (`start`) to another base (`base`), on a fiftieth of what training it takes.
 
     Base and expert layers stay as they are; the input adapter learns on a little of what the pack learnt from, and
     with --learns output its output adapter too. With --old-base the start is found by least squares. --ship writes
