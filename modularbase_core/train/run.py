@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -11,10 +12,12 @@ from typing import Final, Protocol
 
 import torch
 
+from modularbase_core.errors import ConfigError
 from modularbase_core.packs.catalog import discover
 from modularbase_core.train.checkpoints import steps_done
 from modularbase_core.train.installed import Installed, checkpoint_of, complete
 from modularbase_core.train.parallel import first_process
+from modularbase_core.train.plan import plan_recipe, shortfall
 from modularbase_core.train.recipe import Recipe, read_recipe
 from modularbase_core.train.record import recorded
 from modularbase_core.train.saving import check_keys, keys_of, read_checkpoint
@@ -62,6 +65,8 @@ def run_recipe(
     if steps_done(checkpoint) >= recipe.steps:
         check_keys(keys_of(recipe), read_checkpoint(checkpoint, mapped=True), checkpoint)
         return checkpoint
+    if first_process() and not quiet:
+        _tell_shortfall(recipe, runs)
     with with_threads(recipe.threads), recorded(recipe, checkpoint) if first_process() else nullcontext():
         stage_of(recipe)(recipe, data=data, runs=runs, checkpoint=checkpoint, quiet=quiet, installed=installed)
     return checkpoint
@@ -72,6 +77,16 @@ def stage_of(recipe: Recipe) -> Stage:
     module, function = STAGE_FUNCTIONS[recipe.stage].split(":")
     stage: Stage = getattr(importlib.import_module(f"modularbase_core.train.{module}"), function)
     return stage
+
+
+def _tell_shortfall(recipe: Recipe, runs: Path) -> None:
+    """Say beforehand where memory or disk will hardly do; it is an estimate, so the run starts all the same."""
+    try:
+        reason = shortfall(plan_recipe(recipe, runs, measured=False))
+    except ConfigError:  # a network is missing, and the stage says which
+        return
+    if reason:
+        print(f"note: {reason}", file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -17,7 +17,6 @@ from modularbase_core.sdk.testing import check_pack
 from modularbase_core.text.controls import Controls
 from modularbase_core.train import router, run
 from modularbase_core.train.recipe import read_recipe
-from modularbase_core.train.record import read_record
 from modularbase_core.train.router import Hidden, understand_messages
 from modularbase_core.train.run import run_recipe
 from modularbase_core.train.ship import load_shipped, ship_recipe
@@ -162,6 +161,18 @@ def test_a_recipe_says_how_many_threads(folder: Path, tmp_path: Path, monkeypatc
         run_recipe(recipe, data=folder, runs=tmp_path, quiet=True)
     assert seen == [3, before]
     assert torch.get_num_threads() == before
+
+
+def test_too_little_memory_is_told_before_a_run_unless_it_is_quiet(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "stage_of", lambda recipe: lambda recipe, **more: None)
+    monkeypatch.setattr("modularbase_core.train.plan.free_memory", lambda **more: 10**6)
+    for quiet in (False, True):
+        run_recipe(folder / "base.toml", data=folder, runs=tmp_path, quiet=quiet)
+    told = capsys.readouterr().err
+    assert told.startswith("note: recipe 'base' needs about ")
+    assert told.count("\n") == 1
 
 
 def test_general_chat_may_be_a_stage_of_its_own(shipped: Path, tmp_path: Path) -> None:
