@@ -46,24 +46,28 @@ def answers(host: Host, asked: Sequence[Asked], done: Done | None = None) -> lis
     out = [Answer() for _ in asked]
     waiting = deque(range(len(asked)))
     running: dict[int, Running] = {}
+    together = MAX_RUNNING
     try:
         while waiting or running:
-            while waiting and len(running) < MAX_RUNNING:
+            while waiting and len(running) < together:
                 number = waiting.popleft()
                 try:
                     running[number] = host.engine.submit(_request(host, asked[number]))
                 except InputError as error:
                     out[number].reason = str(error)
             host.engine.step()
-            for number in [number for number, one in running.items() if one.finished]:
+            ended = [number for number, one in running.items() if one.finished]
+            full = any(isinstance(running[number].error, BudgetError) for number in ended)
+            for number in ended:
                 one = running.pop(number)
                 host.engine.release(one.request.sequence)
-                if isinstance(one.error, BudgetError) and running:
-                    waiting.append(number)  # the others' pages will be free
+                if isinstance(one.error, BudgetError) and together > 1:
+                    waiting.append(number)  # fewer at once have more pages each
                     continue
                 out[number] = _answer(one)
                 if done is not None:
                     done(1)
+            together = max(1, together // 2) if full else together
     finally:
         for one in running.values():
             host.engine.release(one.request.sequence)

@@ -120,7 +120,9 @@ class Evaluation:
             routes = [route or fallback for case, route in routed if self._has(name, case)]
             lost = sum(route is None for route in self._routed)
             if lost:
-                self._note(f"{lost} of {len(self._cases)} records are too long to be routed; general chat answers them")
+                self._note(
+                    f"{lost} of {len(self._cases)} records cannot be routed (too long, or empty); general chat answers"
+                )
         needed = {pack for row in rows for route in routes for pack in row.blend(route)}
         scorer = self._model.scorer(sorted(needed))
         read = 0

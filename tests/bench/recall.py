@@ -53,6 +53,8 @@ NAMES = {
 MOST_TOKENS = 14
 """Of an answer: a sentence around the key."""
 BATCH_TOKENS = 4096
+CHARACTERS = 8
+"""Of a text, read for each token that is wanted: more than a token has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,9 +192,9 @@ def _hidden(
     keys = [str(random_.randrange(10000, 100000)) for _ in names]
     told = [tell.format(name=name, key=key) for name, key in zip(names, keys, strict=True)]
     question = f"\n\n{ask.format(name=names[0])}"
-    filler = encoder.snippet(
-        random_.choice(books), length - sum(map(tokens_of, told)) - tokens_of(question) - 4, random_
-    )
+    book, tokens = random_.choice(books), length - sum(map(tokens_of, told)) - tokens_of(question) - 4
+    start = random_.randrange(len(book) - CHARACTERS * length)
+    filler = encoder.snippet(book[start : start + CHARACTERS * length], tokens, random_)
     # the one that is asked for lies at `depth`, the others anywhere; from the end, so that no place moves
     places = [depth, *(random_.random() for _ in names[1:])]
     text = filler

@@ -70,12 +70,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     begun, figures = time.perf_counter(), []
-    print(f"{'figure':<44}{'value':>10}{'bar':>10}  ok")
+    print(f"{'figure':<54}{'value':>10}{'bar':>10}  ok")
     for part in (likelihoods, variety, routes, recalls, interference):
         for one in part(options.data, options.quick):
             figures.append(one)
             bar = "" if one.bar is None else f"{'>=' if one.least else '<='} {one.bar:g}"
-            print(f"{one.name:<44}{one.value:>10.3f}{bar:>10}  {_mark(one)}".rstrip(), flush=True)
+            print(f"{one.name:<54}{one.value:>10.3f}{bar:>10}  {_mark(one)}".rstrip(), flush=True)
     missed = [one.name for one in figures if one.ok is False]
     barred = sum(one.ok is not None for one in figures)
     seconds = time.perf_counter() - begun

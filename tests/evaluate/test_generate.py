@@ -1,8 +1,11 @@
 """Answers are generated many at once, and are those that each question gets alone."""
 
 import pytest
+from tiny_packs import catalog_of
 
+from modularbase_core.config import EngineConfig
 from modularbase_core.evaluate.generate import Answer, Asked, answers
+from modularbase_core.host import build
 from modularbase_core.host.memory import MAX_RUNNING
 from modularbase_core.text.template import Message
 from modularbase_core.turn.sample import SamplingConfig
@@ -47,6 +50,17 @@ def test_a_question_that_does_not_fit_leaves_the_others(model):
     for answer, why in ((too_long, "tokens but"), (unordered, "from the assistant")):
         assert (answer.text, answer.packs) == ("", ())
         assert why in answer.reason
+
+
+def test_questions_that_do_not_fit_together_are_answered_a_few_at_once(model, tiny_packs):
+    config = EngineConfig(cache_dir=model.config.cache_dir, hot_tokens=1024, memory_bytes=64 << 20)
+    long = [asked(f"word {number} " * 60) for number in range(6)]
+    with build(config, catalog=catalog_of(tiny_packs)) as host:
+        pages = host.engine.understanding.hot.pool
+        taken = pages.allocate(pages.free_count - 20)  # room for one or two of them
+        given = answers(host, long)
+        pages.free(taken)
+    assert [answer.text for answer in given] == [alone(model.host, one)[0] for one in long]
 
 
 def test_all_pages_are_free_afterwards(model):

@@ -166,7 +166,7 @@ def test_a_metric_with_nothing_to_measure_is_told_before_anything_is_computed(mo
 def test_a_message_that_is_too_long_to_be_routed_is_noted(model):
     long = question("word " * 5000, "Yes.", "asked")
     _, results = evaluate(model, [long, CASES[0]])
-    assert results.notes == ["1 of 2 records are too long to be routed; general chat answers them"]
+    assert results.notes == ["1 of 2 records cannot be routed (too long, or empty); general chat answers"]
     assert results.metrics["perplexity"][ROUTED]["all"]["records"] == 1  # its answer lies beyond the window
 
 
