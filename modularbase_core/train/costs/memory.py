@@ -32,6 +32,9 @@ COMPILER_BYTES: Final = 110_000_000
 SLACK: Final = {True: 1.25, False: 1.45}
 """How much more the heap grows than tensors hold, compiled and eager: resident bytes of steps of 4,096-16,384 tokens
 of the nano base in windows of 256-1,024 (x86-64, glibc); within 15 % there."""
+GPU_PROCESS_BYTES: Final = 600_000_000
+GPU_SLACK: Final = 1.1
+"""The same on a GPU, whose texts stay in the machine's memory: libraries, and an allocator of its own (assumed)."""
 MESSAGE_ROWS: Final = 16
 """Hidden states of a message that a router reads, on average (requests of the nano router)."""
 READING_BYTES: Final = 60
@@ -91,7 +94,8 @@ def memory_of(recipe: Recipe, window: int, rows: int | None = None) -> Memory:
     }
     layers = [(*stack, sections[name]) for name, stack in stacks.items() if sections[name] is not None]
     low = FLOAT if recipe.precision == "fp32" else 2
-    written_out = window <= WRITTEN_OUT and not on_gpu(recipe)
+    gpu = on_gpu(recipe)
+    written_out = window <= WRITTEN_OUT and not gpu
     each = [
         part * _kept_by_layer(blocks, window, low, learns=back == 2, compiled=recipe.compile, written_out=written_out)
         for blocks, _, back in layers
@@ -114,10 +118,10 @@ def memory_of(recipe: Recipe, window: int, rows: int | None = None) -> Memory:
         kept=fixed + sum(size * count for size, (_, count, _) in zip(each, layers, strict=True)),
         checkpointed=fixed + entering + max(each, default=0),
         passing=passing,
-        slack=SLACK[recipe.compile],
-        texts=KEPT_BYTES * tokens,
-        reading=READING_BYTES * tokens,
-        process=PROCESS_BYTES + COMPILER_BYTES * recipe.compile,
+        slack=GPU_SLACK if gpu else SLACK[recipe.compile],
+        texts=0 if gpu else KEPT_BYTES * tokens,
+        reading=0 if gpu else READING_BYTES * tokens,
+        process=GPU_PROCESS_BYTES if gpu else PROCESS_BYTES + COMPILER_BYTES * recipe.compile,
         accumulates=recipe.accumulate > 1,
     )
 
