@@ -34,7 +34,7 @@ from modularbase_core.train.origin import keep_origin, origin_of
 from modularbase_core.train.packing import document_mask, windows
 from modularbase_core.train.parallel import first_process
 from modularbase_core.train.recipe import Recipe
-from modularbase_core.train.references import trunk_of, whole_base
+from modularbase_core.train.references import base_called, chat_beside
 from modularbase_core.train.tokens import load_tokenizer, recipe_controls
 
 PARTS: Final = {"input": ("input_adapter",), "output": ("output_adapter",), "norms": ("norm",)}
@@ -121,7 +121,8 @@ def _begin(recipe: Recipe, model: Whole, material: Material, *, runs: Path, quie
 
     tried = [("as it is", judge(), _adapters(model.pack))]
     if recipe.old_base is not None:
-        old = whole_base(recipe, "old_base", runs, installed)
+        told = f"recipe {recipe.name!r}: old_base"
+        old, _ = base_called(told, recipe.old_base, recipe, runs, installed)
         _check_tokens(recipe, old, model.base)
         pairs = _outputs(recipe, runs, installed) if "output" in recipe.learns else None
         inner, outer = _fit(model, old, pairs, batches)
@@ -139,8 +140,8 @@ def _begin(recipe: Recipe, model: Whole, material: Material, *, runs: Path, quie
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({"taken": name, "loss": figures}, indent=1) + "\n", encoding="utf-8")
     if not quiet:
-        told = ", ".join(f"{what} {value:.3f}" for what, value in figures.items())
-        print(f"loss before the first step: {told}", file=sys.stderr)
+        losses = ", ".join(f"{what} {value:.3f}" for what, value in figures.items())
+        print(f"loss before the first step: {losses}", file=sys.stderr)
 
 
 def _fit(
@@ -164,9 +165,15 @@ def _fit(
 
 def _outputs(recipe: Recipe, runs: Path, installed: Installed) -> tuple[Pack, Pack] | None:
     """Return the general chats of the old and the new base, which say alike what their fusions take; None of a lack."""
+    assert recipe.old_base is not None
+    assert recipe.base is not None
+    told = f"recipe {recipe.name!r}"
     try:
-        return trunk_of(recipe, "old_base", runs, installed), trunk_of(recipe, "base", runs, installed)
-    except (DataError, PackError):
+        return (
+            chat_beside(f"{told}: old_base", recipe.old_base, recipe, runs, installed),
+            chat_beside(f"{told}: base", recipe.base, recipe, runs, installed),
+        )
+    except (ConfigError, DataError, PackError):
         return None
 
 

@@ -19,13 +19,13 @@ from tqdm import tqdm
 from modularbase_core.errors import ConfigError, DataError
 from modularbase_core.text.controls import Controls, controls_of, template_beside
 from modularbase_core.train.checkpoints import build_model
-from modularbase_core.train.installed import Installed, named_pack
+from modularbase_core.train.installed import Installed
 from modularbase_core.train.language import Loss, Whole
 from modularbase_core.train.learn import learn
 from modularbase_core.train.material import documents_of
 from modularbase_core.train.parallel import first_process
 from modularbase_core.train.recipe import Recipe, Source
-from modularbase_core.train.references import read_base, read_pack
+from modularbase_core.train.references import base_called, pack_called
 from modularbase_core.train.soft_loss import SoftLoss, Top
 from modularbase_core.train.teachers.answers import ANSWERS_FILE, Answers, awaited, prompts_of, today
 from modularbase_core.train.teachers.chat_api import ChatApi
@@ -143,18 +143,19 @@ def _local(
         teacher = HuggingFaceTeacher(folder, settings, border=controls.border, vocabulary=size)
         return teacher, same_tokens(tokenizer, folder)
     where = f"recipe {recipe.name!r}: teacher"
-    one = named_pack(f"{where}.base", settings.base, ("base",), recipe, runs, installed)
-    other = named_pack(f"{where}.pack", settings.pack, ("system", "domain"), recipe, runs, installed)
-    base, pack = read_base(one), read_pack(other)
+    base, one = base_called(f"{where}.base", settings.base, recipe, runs, installed)
+    pack = pack_called(f"{where}.pack", settings.pack, recipe, runs, installed)
     if pack.input_adapter.in_features != base.embedding.embedding_dim:
         raise DataError(
             f"{where}.pack {settings.pack!r} takes hidden states {pack.input_adapter.in_features} wide, but "
             f"{settings.base!r} gives {base.embedding.embedding_dim}; name a pack of that base"
         )
-    own = read_tokenizer(one.pack.tokenizer)
-    alike = own.get_vocab() == tokenizer.get_vocab()
-    if not alike:
-        tokenizer, controls = own, controls_of(own, template_beside(one.pack.tokenizer), str(one.pack.tokenizer))
+    alike = base.embedding.num_embeddings == size  # a run is taken to read what its student reads
+    if one is not None:
+        own = read_tokenizer(one.pack.tokenizer)
+        alike = own.get_vocab() == tokenizer.get_vocab()
+        if not alike:
+            tokenizer, controls = own, controls_of(own, template_beside(one.pack.tokenizer), str(one.pack.tokenizer))
     model = Whole(base, pack, controls.border, frozen_base=True).eval().requires_grad_(False)
     return PairTeacher(model, tokenizer, controls, settings, size), alike
 

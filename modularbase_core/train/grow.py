@@ -6,7 +6,6 @@ Which pack that is, `decision` says; how its messages are found afterwards, `shi
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,6 @@ import torch
 from tokenizers import Tokenizer
 
 from modularbase_core.errors import ConfigError
-from modularbase_core.sdk.examples import read_examples
 from modularbase_core.text.controls import Controls
 from modularbase_core.train.checkpoints import build_model
 from modularbase_core.train.encoding import Encoder, records_of
@@ -25,18 +23,15 @@ from modularbase_core.train.kept import Material, divide
 from modularbase_core.train.language import Loss, Whole
 from modularbase_core.train.learn import learn
 from modularbase_core.train.material import documents_of
-from modularbase_core.train.origin import keep_origin, origin_of
+from modularbase_core.train.origin import keep_origin
 from modularbase_core.train.parallel import first_process
 from modularbase_core.train.perplexity import Likelihood, Scorer
 from modularbase_core.train.readers.record import Record
-from modularbase_core.train.recipe import Recipe, Source, Teacher
-from modularbase_core.train.teachers.pair import PairTeacher
+from modularbase_core.train.recipe import Recipe, Source
+from modularbase_core.train.rehearsal import rehearsed
 from modularbase_core.train.tokens import load_tokenizer, read_tokenizer, recipe_controls
 
 GROWTH_FILE: Final = "growth.json"
-ANSWERED: Final = Teacher(kind="modularbase", base="itself", pack="itself", longest=96)
-"""How a pack answers the examples that it replays."""
-_GROUP: Final = 8
 
 
 def run_grow(recipe: Recipe, *, data: Path, runs: Path, checkpoint: Path, quiet: bool, installed: Installed) -> None:
@@ -57,7 +52,7 @@ def run_grow(recipe: Recipe, *, data: Path, runs: Path, checkpoint: Path, quiet:
     folder = checkpoint.parent
 
     def examples() -> Sequence[Record]:
-        return _own_examples(recipe, runs, model, tokenizer, controls, quiet=quiet)
+        return rehearsed(recipe, runs, model, tokenizer, controls, installed, quiet=quiet)
 
     kept = divide(recipe, data, folder / "material", examples)
     told = read_growth(runs, recipe.name)
@@ -97,33 +92,6 @@ def count_tokens(source: Source, tokenizer: Path) -> int:
     read = read_tokenizer(tokenizer)
     texts = [record.whole for record in records_of(source, Path())]
     return sum(len(one.ids) for one in read.encode_batch(texts, add_special_tokens=False))
-
-
-def _own_examples(
-    recipe: Recipe, runs: Path, model: Whole, tokenizer: Tokenizer, controls: Controls, *, quiet: bool
-) -> list[Record]:
-    """Return the pack's examples with its answers, where the recipe replays nothing else."""
-    origin = origin_of(recipe, runs)
-    if origin is None or not origin.examples.exists():
-        if not quiet:
-            print(f"{recipe.start} brings no examples, so nothing is replayed; give [[replay]]", file=sys.stderr)
-        return []
-    examples = list(read_examples(origin.examples))
-    missing = [one.prompt for one in examples if not one.response]
-    if missing and not quiet:
-        print(f"{recipe.start} answers {len(missing)} of its own examples, to replay them", file=sys.stderr)
-    size = model.base.embedding.num_embeddings
-    teacher = PairTeacher(model, tokenizer, controls, ANSWERED, size)
-    said: dict[str, str] = {}
-    for first in range(0, len(missing), _GROUP):
-        group = missing[first : first + _GROUP]
-        said |= dict(zip(group, teacher.write(group, recipe.seed), strict=True))
-    pairs = [(one.prompt, one.response or said[one.prompt]) for one in examples]
-    return [
-        Record(None, ({"role": "user", "content": prompt}, {"role": "assistant", "content": response}), "", "examples")
-        for prompt, response in pairs
-        if response.strip()
-    ]
 
 
 def _write(folder: Path, told: Mapping[str, Any]) -> None:

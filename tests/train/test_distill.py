@@ -139,6 +139,19 @@ def test_a_base_and_its_trunk_may_be_the_student(folder, catalog, tiny_packs, di
     assert check_pack(directory).type == "base"
 
 
+def test_a_run_may_be_the_teacher(folder, catalog, tiny_packs, divergences):
+    tokenizer = str(tiny_packs["tiny-base"] / "tokenizer/tokenizer.json")
+    blocks = replace(BASE.blocks, ffn_size=128)
+    larger = {"architecture": replace(BASE, blocks=blocks), "pack": replace(PACK, blocks=blocks)}
+    recipe = recipe_of(folder, base=None, start=None, tokenizer=tokenizer, tokens=256, **larger)
+    run(folder, catalog, replace(recipe, name="larger", stage="base", teacher=None))
+    run(folder, catalog, recipe_of(folder, {"base": "larger", "pack": "larger"}, tokens=256))
+    assert len(divergences) == 2
+    (folder / "runs/larger/run.json").unlink()
+    with pytest.raises(DataError, match=r"larger/checkpoint.pt was trained with another architecture"):
+        run(folder, catalog, recipe_of(folder, {"base": "larger", "pack": "larger"}, name="other"))
+
+
 def test_what_a_teacher_of_our_own_writes_is_kept_and_learnt(folder, catalog):
     recipe = recipe_of(folder, {"mode": "text"})
     run(folder, catalog, recipe)

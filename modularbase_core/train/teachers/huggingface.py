@@ -38,7 +38,7 @@ class HuggingFaceTeacher:
         dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
         try:
             self._model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False, dtype=dtype
+                folder, local_files_only=True, trust_remote_code=False
             )
             self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
@@ -46,7 +46,7 @@ class HuggingFaceTeacher:
             raise DataError(
                 f"{folder} cannot be loaded as a causal language model ({line}); check its files"
             ) from error
-        self._model.eval().requires_grad_(False)
+        self._model.to(dtype).eval().requires_grad_(False)
         self._vocabulary = min(vocabulary, self._model.get_output_embeddings().weight.shape[0])
         self._apart: bool | None = None
 
@@ -144,7 +144,7 @@ def load_library() -> Any:
         return importlib.import_module("transformers")
     except ImportError as error:
         raise ConfigError(
-            f"a teacher of kind 'huggingface' needs transformers ({error}); run `pip install 'transformers>=4.56'`"
+            f"a teacher of kind 'huggingface' needs transformers ({error}); run `pip install 'transformers>=4.51'`"
         ) from error
 
 
