@@ -106,6 +106,11 @@ def _described(
     if not (directory / MANIFEST_FILE).exists():
         raise ConfigError(f"recipe {recipe.name!r} has no [manifest] and {directory} no {MANIFEST_FILE}; give either")
     there = Manifest.read(directory / MANIFEST_FILE)
+    if recipe.stage == "chat" and there.type != "system":
+        raise ConfigError(
+            f"recipe {recipe.name!r} is of stage 'chat', but {directory / MANIFEST_FILE} says type {there.type!r}; "
+            "say system there, or use stage 'pack'"
+        )
     of_other_weights: dict[str, Any] = {"layers": None, "hidden_size": None, "architecture_key": None, "files": {}}
     return replace(there, architecture=architecture, **of_other_weights)
 

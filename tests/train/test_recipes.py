@@ -183,6 +183,9 @@ def test_general_chat_may_be_a_stage_of_its_own(shipped: Path, tmp_path: Path) -
     same, got = (torch.load(path, weights_only=True) for path in (shipped / "runs/chat/checkpoint.pt", checkpoint))
     assert all(torch.equal(value, got["network"][name]) for name, value in same["network"].items())
     assert check_pack(ship_recipe(recipe, data=shipped, runs=tmp_path, quiet=True)).type == "system"
+    domain = replace(recipe, manifest=None, ship=str(shipped / "out/sums"))
+    with pytest.raises(ConfigError, match=r"is of stage 'chat', but .*sums.manifest\.json says type 'domain'"):
+        ship_recipe(domain, data=shipped, runs=tmp_path, quiet=True)
 
 
 def test_a_finished_run_is_not_trained_again(folder: Path) -> None:

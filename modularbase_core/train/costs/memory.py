@@ -149,7 +149,7 @@ def checkpoint_bytes(recipe: Recipe) -> int:
 
 def shipped_bytes(recipe: Recipe) -> int:
     """Count the bytes of the weights that the recipe ships: int8 with a float16 scale for 32 values, rest float16."""
-    shipped = "base" if recipe.stage == "base" else "router" if recipe.stage == "router" else "pack"
+    shipped = "router" if recipe.stage == "router" else "base" if recipe.learns_base else "pack"
     out = 0
     for name, shape, _ in parameters_of(recipe):
         if name.partition(".")[0] == shipped:
