@@ -6,6 +6,7 @@ of each, so how many there are changes no step, and a checkpoint goes on in any 
 
 from __future__ import annotations
 
+import atexit
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -59,7 +60,7 @@ class Ranks:
         learner = _Learner(network, loss_of)
         if self.kind == "ddp":
             own = [self.device] if self.device.type == "cuda" else None
-            self._learner = DistributedDataParallel(learner, device_ids=own, broadcast_buffers=False)
+            self._learner = DistributedDataParallel(learner, device_ids=own)
         else:
             mesh = init_device_mesh(self.device.type, (self.count,))
             policy = CPUOffloadPolicy(pin_memory=self.device.type == "cuda") if self.offload else OffloadPolicy()
@@ -114,9 +115,10 @@ def joined(parallel: str, device: str, *, offload: bool = False) -> Iterator[Ran
         yield Ranks(own)
         return
     backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
-    if launched:
+    if launched and not dist.is_initialized():
         dist.init_process_group(backend)
-    else:  # fsdp of one: for its offload
+        atexit.register(dist.destroy_process_group)  # not sooner: the next recipe could not meet where this one did
+    if not launched:  # fsdp of one: for its offload
         store = dist.HashStore()  # type: ignore[attr-defined]  # torch's own lists forget it
         dist.init_process_group(backend, store=store, rank=0, world_size=1)
     try:
@@ -125,7 +127,8 @@ def joined(parallel: str, device: str, *, offload: bool = False) -> Iterator[Ran
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             yield Ranks(own, dist.get_rank(), dist.get_world_size(), parallel, offload)
     finally:
-        dist.destroy_process_group()
+        if not launched:
+            dist.destroy_process_group()
 
 
 @contextmanager
