@@ -70,19 +70,19 @@ def routing_keys(own: Floats, others: Floats, background: Floats, *, keys: int =
     return {"keys": centres, "scale": np.array([scale], np.float32), "bias": np.array([bias], np.float32)}
 
 
-def held_back(made: Mapping[str, Floats], others: Floats, background: Floats) -> dict[str, Floats]:
-    """Return `routing_keys`' result with its bias lowered until at most TAKEN of `others` reach an even score.
+def held_back(made: Mapping[str, Floats], others: Floats, background: Floats, reach: float) -> dict[str, Floats]:
+    """Return `routing_keys`' result with its bias lowered until at most TAKEN of `others` score `reach` or more.
 
     A pack that stands among packs that are known already finds less of its own so, but takes next to nothing of theirs.
     """
-    scale = float(made["scale"][0])
+    scale, reach = float(made["scale"][0]), min(0.999, max(0.001, reach))
     near = scale * (nearness(others, made["keys"]) - nearness(others, background))
-    bias = min(float(made["bias"][0]), -float(np.quantile(near, 1 - TAKEN)))
+    bias = min(float(made["bias"][0]), float(np.log(reach / (1 - reach)) - np.quantile(near, 1 - TAKEN)))
     return {**made, "bias": np.array([bias], np.float32)}
 
 
 def grown_keys(keys: Floats, own: Floats) -> Floats:
-    """Return a pack's keys [n, key_size] and more that are nearer to the unit queries `own` [m, key_size] of new messages.
+    """Return a pack's keys [n, key_size] and more, nearer to the unit queries `own` [m, key_size] of new messages.
 
     The old keys stay, so what they found is still found: made anew from the few examples that a pack is shipped with,
     keys found 2.8 of 100 requests less. Of a pack that grew often, keys that are alike are made one.

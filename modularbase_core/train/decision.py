@@ -72,7 +72,7 @@ def decide(
         why = f"{counts[pack]} of {len(chosen)} messages reach {pack} already"
         return Decision(counts=counts, pack=pack, coherence=None, why=why, notes=tuple(others))
     alone = queries[np.array([one == general for one in chosen])]
-    found = coherence(alone, background)
+    found = coherence(alone, background, reach)
     if found is None or found < COHERENT:
         how = (
             f"they are fewer than {FEWEST}" if found is None else f"they cohere too little ({found:.2f} of {COHERENT})"
@@ -85,7 +85,7 @@ def decide(
     return Decision(counts=counts, pack=None, coherence=found, why=why)
 
 
-def coherence(queries: NDArray[np.float32], background: Background) -> float | None:
+def coherence(queries: NDArray[np.float32], background: Background, reach: float) -> float | None:
     """Return the share of messages that keys made of the other half find, held back from the router's others.
 
     None for too few messages, and for a router without a background.
@@ -96,7 +96,7 @@ def coherence(queries: NDArray[np.float32], background: Background) -> float | N
     found = []
     for one, other in ((shuffled[::2], shuffled[1::2]), (shuffled[1::2], shuffled[::2])):
         made = routing_keys(one, background.others, background.centres)
-        made = held_back(made, background.others, background.centres)
+        made = held_back(made, background.others, background.centres, reach)
         own = scores(other, made["keys"], float(made["scale"][0]), float(made["bias"][0]), background.centres)
-        found.append((own >= 0.5).mean())
+        found.append((own >= reach).mean())
     return float(np.mean(found))

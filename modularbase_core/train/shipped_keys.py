@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from modularbase_core.config import EngineConfig
 from modularbase_core.device.weights import Background, read_background, read_routing, write_weights
 from modularbase_core.graph.networks import Base, Router
 from modularbase_core.packs.keys import background_centres, grown_keys, held_back, routing_keys
@@ -106,7 +107,7 @@ def write_first_keys(read: Reading, new: Sequence[str], directory: Path) -> None
     """Write the keys and examples of a new pack among others, held back so that it takes next to none of theirs."""
     background = read.background
     made = routing_keys(read.queries(new), background.others, background.centres)
-    _write(held_back(made, background.others, background.centres), read, directory)
+    _write(held_back(made, background.others, background.centres, EngineConfig().threshold), read, directory)
     _write_examples(directory, [Example(text) for text in new if len(text) <= LONGEST_EXAMPLE][:SHOWN_EXAMPLES])
 
 

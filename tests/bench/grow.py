@@ -115,7 +115,9 @@ def grow(what: str, data: Path, folder: Path, tokens: int, sets: Sets) -> dict[s
         texts = [one.messages[0]["content"] for one in read_records(Path(mix[0].files[0]))]
         some = [texts[number] for number in np.random.default_rng(0).permutation(len(texts))[:ROUTED]]
         queries, given = sets.messages.queries_and_scores(some)
-        told = decide(queries, given, sets.background, general="general_chat", reach=0.5, threshold=0.5)
+        told = decide(
+            queries, given, sets.background, general="general_chat", reach=EngineConfig().threshold, threshold=0.5
+        )
         out["decided"] = told.pack or "new"
         print(f"{what}: {told.why}", flush=True)
     if new:

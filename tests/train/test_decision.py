@@ -68,7 +68,7 @@ def test_messages_of_everything_make_no_domain():
         decide(mixed, given(("", 40)), BACKGROUND, **SETTINGS)
     with pytest.raises(DataError, match="10 of 10 messages reach no pack, and they are fewer than 16 to make a domain"):
         decide(around(9, 10), given(("", 10)), BACKGROUND, **SETTINGS)
-    assert coherence(mixed, Background(np.empty((0, 16), np.float32), np.empty((0, 16), np.float32))) is None
+    assert coherence(mixed, Background(np.empty((0, 16), np.float32), np.empty((0, 16), np.float32)), 0.5) is None
 
 
 def test_without_packs_all_reach_none():
@@ -105,7 +105,11 @@ def test_a_pack_that_grows_often_keeps_at_most_so_many_keys():
 def test_a_pack_that_is_held_back_takes_next_to_none_of_the_others():
     own = around(3, 100, 0.25, seed=5)  # what the others ask about too
     made = routing_keys(own, OTHERS, BACKGROUND.centres)
-    back = held_back(made, OTHERS, BACKGROUND.centres)
+    back = held_back(made, OTHERS, BACKGROUND.centres, 0.5)
     assert found(OTHERS, back) <= 0.021 < found(OTHERS, made)
+    lower = held_back(made, OTHERS, BACKGROUND.centres, 0.3)
+    assert np.allclose(
+        back["bias"] - lower["bias"], np.log(0.7 / 0.3), atol=1e-3
+    )  # the same messages reach a lower bar
     alone = routing_keys(around(9, 100), OTHERS, BACKGROUND.centres)
-    assert held_back(alone, OTHERS, BACKGROUND.centres)["bias"] == alone["bias"]
+    assert held_back(alone, OTHERS, BACKGROUND.centres, 0.5)["bias"] == alone["bias"]
