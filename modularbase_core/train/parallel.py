@@ -96,8 +96,11 @@ class Ranks:
 
 
 def first_process() -> bool:
-    """Tell whether this process writes and tells, before any have joined: the first that torchrun started here."""
-    return not dist.is_torchelastic_launched() or dist.get_node_local_rank(0) == 0
+    """Tell whether this process writes and tells: alone, or the first of all that torchrun started."""
+    if not dist.is_torchelastic_launched():
+        return True
+    _meet()
+    return dist.get_rank() == 0
 
 
 @contextmanager
@@ -114,13 +117,11 @@ def joined(parallel: str, device: str, *, offload: bool = False) -> Iterator[Ran
     if not launched and parallel == "ddp":
         yield Ranks(own)
         return
-    backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
-    if launched and not dist.is_initialized():
-        dist.init_process_group(backend)
-        atexit.register(dist.destroy_process_group)  # not sooner: the next recipe could not meet where this one did
-    if not launched:  # fsdp of one: for its offload
+    if launched:
+        _meet()
+    else:  # fsdp of one: for its offload
         store = dist.HashStore()  # type: ignore[attr-defined]  # torch's own lists forget it
-        dist.init_process_group(backend, store=store, rank=0, world_size=1)
+        dist.init_process_group(_backend(), store=store, rank=0, world_size=1)
     try:
         with ExitStack() as stack:
             if parallel == "fsdp":  # hooks between layers bring weights together; compiled code would skip them
@@ -166,6 +167,17 @@ class _Learner(nn.Module):
         """Return the loss."""
         loss: Tensor = self._loss_of(ids, learn)
         return loss
+
+
+def _meet() -> None:
+    """Meet the processes that torchrun started, once and to the end: there is no second meeting at one place."""
+    if not dist.is_initialized():
+        dist.init_process_group(_backend())
+        atexit.register(dist.destroy_process_group)
+
+
+def _backend() -> str:
+    return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
 
 
 def _device(name: str, local: int) -> torch.device:
