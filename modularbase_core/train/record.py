@@ -7,7 +7,7 @@ import json
 import platform
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final
@@ -16,9 +16,10 @@ import torch
 from importlib_metadata import version
 
 from modularbase_core.device.target import physical_cores
+from modularbase_core.errors import TrainingError
 from modularbase_core.sdk.architecture import architecture_to_dict
 from modularbase_core.train.recipe import Recipe
-from modularbase_core.train.saving import read_checkpoint
+from modularbase_core.train.saving import read_checkpoint, whole_file
 
 RECORD_FILE: Final = "run.json"
 _CPUINFO: Final = Path("/proc/cpuinfo")
@@ -42,9 +43,10 @@ def recorded(recipe: Recipe, checkpoint: Path) -> Iterator[None]:
     }
     said = plain(recipe)
     _write(path, _laid_out({"recipe": said, "sessions": [*sessions, session]}))
-    begun = time.monotonic()
+    begun, failed = time.monotonic(), True
     try:
         yield
+        failed = False
     finally:
         step, loss = _progress(checkpoint)
         session |= {"last_step": step, "seconds": round(time.monotonic() - begun, 1)}
@@ -55,10 +57,9 @@ def recorded(recipe: Recipe, checkpoint: Path) -> Iterator[None]:
             "seconds": round(sum(one["seconds"] for one in sessions), 1),
             "loss": loss,
         }
-        if step > session["first_step"]:
-            _write(path, _laid_out({"recipe": said, **done, "sessions": sessions}))
-        else:
-            _write(path, before)
+        with suppress(TrainingError) if failed else nullcontext():  # why the run failed is told, not this
+            made = step > session["first_step"]
+            _write(path, _laid_out({"recipe": said, **done, "sessions": sessions}) if made else before)
 
 
 def read_record(checkpoint: Path) -> dict[str, Any]:  # Any: JSON
@@ -127,7 +128,5 @@ def _write(path: Path, content: bytes | None) -> None:
     if content is None:
         path.unlink()
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_bytes(content)
-    part.replace(path)
+    with whole_file(path, "the record", len(content)) as file:
+        file.write(content)

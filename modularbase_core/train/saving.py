@@ -15,8 +15,9 @@ import pickle
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import torch
 from torch import Tensor
@@ -82,22 +83,29 @@ def read_checkpoint(path: Path, *, mapped: bool = False) -> dict[str, Any]:  # A
 
 
 def write_checkpoint(state: Mapping[str, Any], path: Path) -> None:
-    """Write `state` to `path` by way of a neighbour; whatever fails, what was at `path` stays whole.
+    """Write `state` to `path`; raises TrainingError when there is no room."""
+    with whole_file(path, "the checkpoint", _tensor_bytes(state)) as file:
+        torch.save(dict(state), file)
 
-    Raises TrainingError when there is no room.
+
+@contextmanager
+def whole_file(path: Path, what: str, needed: int) -> Iterator[BinaryIO]:
+    """Yield a file that becomes `path` when the block ends; whatever fails, what was at `path` stays whole.
+
+    needed: bytes that will be written, or most of them. Raises TrainingError, which calls the file `what`, when the
+    file system does not take them.
     """
     part = path.with_suffix(".part")  # the one that a killed run leaves is written over
-    needed = _tensor_bytes(state)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _cannot_write(error, needed, path) from error
+        raise _cannot_write(error, what, needed, path) from error
     part.unlink(missing_ok=True)
     try:
         if shutil.disk_usage(path.parent).free < needed:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # sooner than after writing half of it
         with part.open("xb") as file:
-            torch.save(dict(state), file)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
@@ -107,7 +115,7 @@ def write_checkpoint(state: Mapping[str, Any], path: Path) -> None:
         cause = _os_error(error)
         if cause is None:
             raise
-        raise _cannot_write(cause, needed, path) from error
+        raise _cannot_write(cause, what, needed, path) from error
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
@@ -125,21 +133,21 @@ def restore_random(state: Mapping[str, Tensor], device: torch.device) -> None:
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
-def _cannot_write(cause: OSError, needed: int, path: Path) -> TrainingError:
+def _cannot_write(cause: OSError, what: str, needed: int, path: Path) -> TrainingError:
     if cause.errno in _FULL:
         free = shutil.disk_usage(path.parent).free
-        what = f"the checkpoint {path} needs {needed / 1e6:.1f} MB, but {free / 1e6:.1f} MB are free there; make room"
+        why = f"needs {needed / 1e6:.1f} MB, but {free / 1e6:.1f} MB are free there; make room"
     else:
-        what = f"the checkpoint {path} cannot be written ({cause.strerror}); see to that"
+        why = f"cannot be written ({cause.strerror}); see to that"
     last = "the last checkpoint is whole and the run goes on from it" if path.exists() else "nothing was saved so far"
-    return TrainingError(f"{what} or use another runs folder, and run again: {last}")
+    return TrainingError(f"{what} {path} {why} or use another runs folder, and run again: {last}")
 
 
 def _os_error(error: BaseException | None) -> OSError | None:
-    """Return what the file system said; torch hides it behind an error of its own."""
-    while error is not None and not isinstance(error, OSError):
+    """Return what the file system said; torch hides it behind a RuntimeError of its own."""
+    while isinstance(error, RuntimeError):
         error = error.__cause__ or error.__context__
-    return error
+    return error if isinstance(error, OSError) else None
 
 
 def _sync(folder: Path) -> None:
