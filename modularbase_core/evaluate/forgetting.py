@@ -16,6 +16,7 @@ _SETTINGS: Final = (
     *("threshold", "packs_per_turn", "fusion", "contradiction"),
 )
 """Those that figures depend on."""
+_VISIBLE: Final = 0.0005  # less is what another order of sums makes
 
 
 # Any: plain JSON values, here and below
@@ -42,14 +43,14 @@ def forgetting(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str,
 
 
 def worst(compared: Mapping[str, Any]) -> tuple[str, str, float] | None:
-    """Return row, domain and relative change of the perplexity that rose the most, or None where none rose."""
+    """Return row, domain and relative change of the perplexity that rose the most, or None where none rose visibly."""
     cells = [
         (name, domain, cell["change"])
         for name, row in compared["metrics"].get("perplexity", {}).items()
         for domain, cell in row["domains"].items()
     ]
     risen = max(cells, key=lambda one: one[2], default=None)
-    return risen if risen and risen[2] > 0 else None
+    return risen if risen and risen[2] >= _VISIBLE else None
 
 
 def _row(metric: str, before: Mapping[str, Any], after: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:

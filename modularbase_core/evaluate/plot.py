@@ -59,7 +59,8 @@ def plot_forgetting(compared: Mapping[str, Any]) -> str:
     cells: dict[str, dict[str, _Cell]] = {}
     for name, row in rows.items():
         for domain, one in _columns(row):
-            below = f"{_short(one['before'])} before, {one['change']:+.1%}".replace("-", "−")
+            change = "no change" if abs(one["change"]) < 0.0005 else f"{one['change']:+.1%}".replace("-", "−")
+            below = f"{_short(one['before'])} before, {change}"
             cells.setdefault(name, {})[domain] = _Cell(_short(one["after"]), below, _heat(1 + one["change"], 1.25))
     ends = ("−20 % or less", "no change", "+25 % or more")
     return _drawn(cells, "Forgetting", "perplexity after a change of weights; red is worse than before", ends, 128)
@@ -128,10 +129,10 @@ def _legend(x: float, y: float, ends: Sequence[str]) -> list[str]:
         f'<stop offset="{step / 10:.1f}" stop-color="{_hex(_colour(step / 5 - 1))}"/>' for step in range(11)
     )
     gradient = f'<defs><linearGradient id="heat">{stops}</linearGradient></defs>'
-    bar = f'<rect x="{x:.1f}" y="{y}" width="240" height="10" rx="5" fill="url(#heat)"/>'
+    bar = f'<rect x="{x:.1f}" y="{y}" width="300" height="10" rx="5" fill="url(#heat)"/>'
     anchors = ("start", "middle", "end")
     marks = [
-        _text(x + 120 * number, y + 26, text, 11, _FAINT, anchor=anchors[number]) for number, text in enumerate(ends)
+        _text(x + 150 * number, y + 26, text, 11, _FAINT, anchor=anchors[number]) for number, text in enumerate(ends)
     ]
     return [gradient, bar, *marks]
 

@@ -112,7 +112,7 @@ def test_before_and_after_are_compared_and_drawn(evaluate, files, tmp_path):
     before = out / "eval.json"
     done = evaluate(files["books"], "--before", before, "--plot", plot)
     assert done.code == 0
-    assert "perplexity: before -> after, change" in done.out
+    assert "perplexity now, and its change" in done.out
     assert "Forgetting" in plot.read_text()
     after = json.loads(before.read_text())
     after["metrics"]["perplexity"]["routed"]["domains"]["books"]["perplexity"] *= 1.5

@@ -70,6 +70,8 @@ def test_changes_of_perplexity_are_relative_and_of_shares_are_differences():
         {"measure": "pass@1", "before": 0.1, "after": 0.2, "change": 0.1}
     )
     assert worst({"metrics": found}) == pytest.approx(("law", "chat", 0.1))
+    found["perplexity"]["law"]["domains"]["chat"]["change"] = 1e-6
+    assert worst({"metrics": found}) is None
 
 
 def test_other_tokenizers_are_compared_by_bits_per_byte_and_other_texts_not_at_all():

@@ -36,7 +36,7 @@ def result_tables(described: Mapping[str, Any]) -> list[str]:
 
 
 def compared_tables(compared: Mapping[str, Any]) -> list[str]:
-    """Lay out what changed (`evaluate.forgetting`): before, after, and the change."""
+    """Lay out what changed (`evaluate.forgetting`)."""
     from modularbase_core.evaluate.forgetting import worst
 
     packs = compared["packs"].items()
@@ -45,13 +45,12 @@ def compared_tables(compared: Mapping[str, Any]) -> list[str]:
         measure = next(cell["measure"] for row in rows.values() for cell in row["domains"].values())
         named = metric if measure in (metric, "accuracy") else measure.replace("_", " ")
         if metric == "perplexity":
-            digits = 3 if measure == "bits_per_byte" else 1
-            out += _table(f"{named}: before -> after, change", rows, partial(_relative, digits))
+            out += _table(f"{named} now, and its change", rows, _relative)
         else:
-            out += _table(f"{named}, %: before -> after, points", rows, _points)
+            out += _table(f"{named} now, %, and its change in points", rows, _points)
     if risen := worst(compared):
         row, domain, change = risen
-        out += ["", f"the most is forgotten by {row} of {domain}: {100 * change:+.1f}%"]
+        out += ["", f"the most is forgotten by {row} of {domain}: {_signed(change)}%"]
     return out if compared["packs"] else out[1:]
 
 
@@ -80,8 +79,11 @@ def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _perplexity(cell: Cell) -> tuple[str, str]:
-    value = cell["perplexity"]
-    return _number(value, 1 if value >= 10 else 2), f"×{cell['ratio']:.2f}" if "ratio" in cell else ""
+    return _one_or_two(cell["perplexity"]), f"×{cell['ratio']:.2f}" if "ratio" in cell else ""
+
+
+def _one_or_two(value: float) -> str:
+    return _number(value, 1 if value >= 10 else 2)
 
 
 def _share(cell: Cell | None) -> tuple[str, str]:
@@ -102,12 +104,18 @@ def _rate(key: str, cell: Cell) -> tuple[str, str]:
     return _number(100 * cell[key], 1), ""
 
 
-def _relative(digits: int, cell: Cell) -> tuple[str, str]:
-    return f"{_number(cell['before'], digits)} -> {_number(cell['after'], digits)}", f"{100 * cell['change']:+.1f}%"
+def _relative(cell: Cell) -> tuple[str, str]:
+    shown = _number(cell["after"], 3) if cell["measure"] == "bits_per_byte" else _one_or_two(cell["after"])
+    return shown, f"{_signed(cell['change'])}%"
 
 
 def _points(cell: Cell) -> tuple[str, str]:
-    return f"{100 * cell['before']:.1f} -> {100 * cell['after']:.1f}", f"{100 * cell['change']:+.1f}"
+    return _number(100 * cell["after"], 1), _signed(cell["change"])
+
+
+def _signed(share: float) -> str:
+    text = f"{100 * share:+.1f}"
+    return text if float(text) else "0.0"
 
 
 def _number(value: float | None, digits: int) -> str:
