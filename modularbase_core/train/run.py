@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Protocol
-
-import torch
 
 from modularbase_core.errors import ConfigError
 from modularbase_core.packs.catalog import discover
@@ -20,6 +18,7 @@ from modularbase_core.train.parallel import first_process
 from modularbase_core.train.plan import plan_recipe, shortfall
 from modularbase_core.train.recipe import Recipe, read_recipe
 from modularbase_core.train.record import recorded
+from modularbase_core.train.repeatable import repeatable
 from modularbase_core.train.saving import check_keys, keys_of, read_checkpoint
 
 
@@ -67,7 +66,7 @@ def run_recipe(
         return checkpoint
     if first_process() and not quiet:
         _tell_shortfall(recipe, runs)
-    with with_threads(recipe.threads), recorded(recipe, checkpoint) if first_process() else nullcontext():
+    with repeatable(recipe), recorded(recipe, checkpoint) if first_process() else nullcontext():
         stage_of(recipe)(recipe, data=data, runs=runs, checkpoint=checkpoint, quiet=quiet, installed=installed)
     return checkpoint
 
@@ -87,14 +86,3 @@ def _tell_shortfall(recipe: Recipe, runs: Path) -> None:
         return
     if reason:
         print(f"note: {reason}", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def with_threads(count: int) -> Iterator[None]:
-    """Run with so many threads, 0 for torch's own choice; the bits of a run depend on them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

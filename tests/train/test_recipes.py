@@ -152,15 +152,29 @@ def test_a_run_is_recorded_beside_its_checkpoint(shipped: Path) -> None:
     assert record["seconds"] == session["seconds"] > 0
 
 
-def test_a_recipe_says_how_many_threads(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[int] = []
-    before = torch.get_num_threads()
-    monkeypatch.setattr(run, "stage_of", lambda recipe: lambda recipe, **more: seen.append(torch.get_num_threads()))
+def test_a_run_has_the_recipes_threads_and_a_fixed_order_of_sums(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, bool]] = []
+
+    def now() -> tuple[int, bool]:
+        return torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+
+    before = now()
+    monkeypatch.setattr(run, "stage_of", lambda recipe: lambda recipe, **more: seen.append(now()))
     for threads in (3, 0):
         recipe = replace(read_recipe(folder / "base.toml"), threads=threads)
         run_recipe(recipe, data=folder, runs=tmp_path, quiet=True)
-    assert seen == [3, before]
-    assert torch.get_num_threads() == before
+    assert seen == [(3, True), (before[0], True)]
+    assert now() == before
+
+
+@pytest.mark.slow
+def test_compiled_code_on_several_threads_gives_the_same_bits_each_time(folder: Path, tmp_path: Path) -> None:
+    recipe = replace(read_recipe(folder / "base.toml"), windows=((1.0, 64),), batch_tokens=1024, tokens=8192, threads=2)
+    paths = [run_recipe(recipe, data=folder, runs=tmp_path / name, quiet=True) for name in "ab"]
+    one, other = (torch.load(path, weights_only=True)["network"] for path in paths)
+    assert all(torch.equal(one[key], other[key]) for key in one)
 
 
 def test_too_little_memory_is_told_before_a_run_unless_it_is_quiet(

@@ -41,9 +41,9 @@ def plan(recipe: Path, data: Path | None, runs: Path, no_measure: bool, as_json:
     with torch_needed():
         from modularbase_core.train.installed import complete
         from modularbase_core.train.plan import plan_recipe, shortfall
-        from modularbase_core.train.run import with_threads
+        from modularbase_core.train.repeatable import repeatable
     whole = complete(said, runs, installed_packs(options))
-    with with_threads(whole.threads):
+    with repeatable(whole):
         folder = data or (whole.folder / whole.data if whole.data else None)
         made = plan_recipe(whole, runs, data=folder, measured=not no_measure)
     reason = shortfall(made)
