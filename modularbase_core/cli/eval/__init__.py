@@ -60,7 +60,8 @@ def evaluate(
 ) -> None:
     """Measure what the installed packs can do, and what a change of weights cost.
 
-    FILEs are JSON lines (or .gz, .xz) of prompt/response, messages or text; plain text and code are read too. A record's domain is its field `domain`, or its file's folder or name; DOMAIN=FILE names it.
+    FILEs are JSON lines (or .gz, .xz) of prompt/response, messages or text; plain text and code are read too. A
+    record's domain is its field `domain`, or its file's folder or name; DOMAIN=FILE names it.
     """
     if plot is not None and plot.suffix != ".svg":
         raise ConfigError(f"--plot names {plot}, but SVG is what is drawn; name a file that ends in .svg")
