@@ -22,9 +22,7 @@ def repeatable(recipe: Recipe) -> Iterator[None]:
     fills = torch.utils.deterministic.fill_uninitialized_memory
     torch.set_num_threads(recipe.threads or before[0])
     torch.use_deterministic_algorithms(before[1] or not on_gpu(recipe))
-    torch.utils.deterministic.fill_uninitialized_memory = (
-        False  # takes time, and nothing here reads what it did not write
-    )
+    torch.utils.deterministic.fill_uninitialized_memory = False  # takes time, and nobody reads what nobody wrote
     try:
         yield
     finally:

@@ -170,6 +170,7 @@ def test_a_run_has_the_recipes_threads_and_a_fixed_order_of_sums(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch's own, while it compiles
 def test_compiled_code_on_several_threads_gives_the_same_bits_each_time(folder: Path, tmp_path: Path) -> None:
     recipe = replace(read_recipe(folder / "base.toml"), windows=((1.0, 64),), batch_tokens=1024, tokens=8192, threads=2)
     paths = [run_recipe(recipe, data=folder, runs=tmp_path / name, quiet=True) for name in "ab"]
