@@ -15,15 +15,13 @@ from typing import Any, Final, Protocol
 
 from tqdm import tqdm
 
-from modularbase_core.errors import ConfigError
+from modularbase_core.errors import ConfigError, TrainingError
+from modularbase_core.train.events import EventFile
 
 LINE_SECONDS: Final = 30.0
 """Between two lines where no terminal shows a bar."""
 LOG_STEPS: Final = 10
 """Between two entries of a log; losses of single steps tell little."""
-
-_PACKAGES: Final = {"tensorboard": ("tensorboardX", "train"), "wandb": ("wandb", "wandb")}
-"""Of each log its package, and our extra that brings it."""
 
 
 class Log(Protocol):
@@ -34,25 +32,6 @@ class Log(Protocol):
 
     def close(self) -> None:
         """Write out what is still held back."""
-
-
-class TensorBoard:
-    """Event files in a folder, for `tensorboard --logdir`."""
-
-    def __init__(self, package: ModuleType, folder: Path, step: int) -> None:
-        # a run that was killed wrote of steps that it now makes again; the suffix tells apart what one second began
-        self._writer = package.SummaryWriter(
-            str(folder), purge_step=step + 1 if step else None, filename_suffix=f".{step}"
-        )
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Keep `values` as those of `step`."""
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        """Write out what is still held back."""
-        self._writer.close()
 
 
 class WandB:
@@ -76,38 +55,33 @@ class WandB:
 def open_logs(names: Sequence[str], run: Path, step: int, settings: Mapping[str, Any]) -> list[Log]:
     """Open the logs of the run in folder `run`, which goes on from `step`.
 
-    names: tensorboard, wandb; none of them lets TensorBoard have its files if its package is there, "none" nobody.
-    settings: what the run was started with, for logs that keep it.
-    Raises ConfigError for a named package that is not there.
+    names: tensorboard, wandb; none is nobody. settings: what the run was started with, for logs that keep it.
+    Raises ConfigError for a package that is not there, TrainingError for a folder that takes no files.
     """
-    if not names:
-        names = ["tensorboard"] if _find("tensorboard") else ["none"]
     logs: list[Log] = []
-    for name in names:
-        if name == "none":
-            continue
-        package = _find(name)
-        if package is None:
-            module, extra = _PACKAGES[name]
-            raise ConfigError(
-                f"logs: {name} needs the package {module}, which is not installed; "
-                f"run `pip install 'modularbase[{extra}]'` or leave {name} out"
-            )
-        folder = run / "logs"
-        logs.append(
-            TensorBoard(package, folder, step) if name == "tensorboard" else WandB(package, run.name, folder, settings)
-        )
+    try:
+        if "tensorboard" in names:
+            logs.append(EventFile(run / "logs", step))
+        if "wandb" in names:
+            logs.append(WandB(_wandb(), run.name, run / "logs", settings))
+    except OSError as error:
+        raise TrainingError(
+            f"the logs in {run / 'logs'} cannot be written ({error.strerror}); see to that, "
+            "use another runs folder, or give logs = ['none']"
+        ) from error
     return logs
 
 
-def _find(name: str) -> ModuleType | None:
-    module = _PACKAGES[name][0]
+def _wandb() -> ModuleType:
     try:
-        return importlib.import_module(module)
+        return importlib.import_module("wandb")
     except ModuleNotFoundError as error:
-        if error.name != module:
+        if error.name != "wandb":
             raise
-        return None
+        raise ConfigError(
+            "logs: wandb needs the package wandb, which is not installed; "
+            "run `pip install 'modularbase[wandb]'` or leave wandb out"
+        ) from error
 
 
 class Progress:
@@ -126,7 +100,7 @@ class Progress:
         mean: float | None = None,
         unit: str = "tokens",
     ) -> None:
-        self._total, self._logs, self._quiet, self._unit = total, logs, quiet, unit
+        self._total, self._logs, self._quiet, self._unit = total, list(logs), quiet, unit
         self._bar: Any = None  # tqdm ships no types
         if not quiet and sys.stderr.isatty():
             self._bar = tqdm(total=total, initial=done, unit="step", mininterval=1.0)
@@ -154,8 +128,7 @@ class Progress:
             last, before = self._logged
             recent = (self._tokens - before) / max(now - last, 1e-9)
             self._logged = now, self._tokens
-            for log in self._logs:
-                log.write(number, {"loss": loss, **values, f"{self._unit}_per_second": recent})
+            self._tell(number, {"loss": loss, **values, f"{self._unit}_per_second": recent})
 
     def close(self) -> None:
         """End the bar and the logs."""
@@ -163,6 +136,15 @@ class Progress:
             self._bar.close()
         for log in self._logs:
             log.close()
+
+    def _tell(self, number: int, values: Mapping[str, float]) -> None:
+        for log in list(self._logs):
+            try:
+                log.write(number, values)
+            except OSError as error:  # a log is told, never trained from: a checkpoint that finds no room ends the run
+                self._logs.remove(log)
+                log.close()
+                print(f"note: {type(log).__name__} is told no more ({error.strerror})", file=sys.stderr, flush=True)
 
 
 def _spoken(seconds: float) -> str:

@@ -1,9 +1,11 @@
 """What a run tells of itself: to a terminal, to a file that standard error is, to TensorBoard and to W&B."""
 
+import errno
 import io
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,10 +13,12 @@ import pytest
 import torch
 from walking import batches, loss_of, network
 
-from modularbase_core.errors import ConfigError
+from modularbase_core.errors import ConfigError, TrainingError
 from modularbase_core.train import logs
+from modularbase_core.train.events import EventFile
 from modularbase_core.train.logs import Progress, open_logs
 from modularbase_core.train.loop import Settings, train
+from modularbase_core.train.recipe import Recipe
 from modularbase_core.train.schedule import Schedule
 
 
@@ -48,7 +52,6 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_event_files_hold_loss_rate_gradient_and_speed(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboardX")
     walk(tmp_path / "run/checkpoint.pt", ("tensorboard",), 25)
     found = scalars(tmp_path / "run/logs")
     assert set(found) == {"loss", "rate", "gradient_norm", "tokens_per_second"}
@@ -59,7 +62,6 @@ def test_event_files_hold_loss_rate_gradient_and_speed(tmp_path: Path) -> None:
 
 
 def test_steps_that_a_killed_run_makes_again_are_shown_once(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboardX")
     checkpoint = tmp_path / "run/checkpoint.pt"
     walk(checkpoint, ("tensorboard",), 15)
     kept = checkpoint.read_bytes()
@@ -70,36 +72,58 @@ def test_steps_that_a_killed_run_makes_again_are_shown_once(tmp_path: Path) -> N
     assert [step for step, _ in scalars(tmp_path / "run/logs")["loss"]] == [10, 15, 20, 30, 40]
 
 
-def test_without_being_asked_event_files_are_written_where_there_is_a_writer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    walk(tmp_path / "none/checkpoint.pt", ("none",), 1)
-    assert not (tmp_path / "none/logs").exists()
-    monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    walk(tmp_path / "run/checkpoint.pt", (), 1)
-    assert not (tmp_path / "run/logs").exists()
-    monkeypatch.undo()
-    pytest.importorskip("tensorboardX")
-    walk(tmp_path / "run/checkpoint.pt", (), 2)
-    assert scalars(tmp_path / "run/logs")["loss"][0][0] == 2
+def test_records_have_the_checksums_that_readers_ask_for(tmp_path: Path) -> None:
+    from tensorboardX.crc32c import crc32c
+
+    log = EventFile(tmp_path, 300)
+    log.write(1 << 40, {"a" * 200: 0.5})
+    log.close()
+    (path,) = tmp_path.iterdir()
+    content, count = path.read_bytes(), 0
+    while content:
+        length = int.from_bytes(content[:8], "little")
+        for part, told in (
+            (content[:8], content[8:12]),
+            (content[12 : 12 + length], content[12 + length : 16 + length]),
+        ):
+            crc = crc32c(part)
+            assert (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF == int.from_bytes(told, "little")
+        content, count = content[16 + length :], count + 1
+    assert count == 3
+    assert scalars(tmp_path) == {"a" * 200: [(1 << 40, 0.5)]}
 
 
-@pytest.mark.parametrize(
-    ("name", "told"),
-    [
-        (
-            "tensorboard",
-            r"needs the package tensorboardX, .*run `pip install 'modularbase\[train\]'` or leave tensorboard",
-        ),
-        ("wandb", r"needs the package wandb, .*run `pip install 'modularbase\[wandb\]'` or leave wandb out"),
-    ],
-)
-def test_a_log_that_was_asked_for_needs_its_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, told: str
+def test_a_log_that_finds_no_room_is_told_no_more_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    def full(log: EventFile, step: int, values: Mapping[str, float]) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(EventFile, "write", full)
+    walk(tmp_path / "run/checkpoint.pt", ("tensorboard",), 25)
+    assert capsys.readouterr().err == "note: EventFile is told no more (No space left on device)\n"
+    assert torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["step"] == 25
+
+
+def test_a_folder_that_takes_no_logs_is_told_before_training(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/logs").write_text("no folder")
+    with pytest.raises(
+        TrainingError, match=r"the logs in .*run/logs cannot be written \(File exists\); .*logs = \['none'\]"
+    ):
+        walk(tmp_path / "run/checkpoint.pt", ("tensorboard",), 5)
+    walk(tmp_path / "run/checkpoint.pt", ("none",), 5)
+
+
+def test_a_recipe_that_says_nothing_of_logs_has_event_files() -> None:
+    assert next(item.default for item in fields(Recipe) if item.name == "logs") == ("tensorboard",)
+
+
+def test_wandb_needs_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs.importlib, "import_module", missing)
+    told = r"logs: wandb needs the package wandb, .*run `pip install 'modularbase\[wandb\]'` or leave wandb out"
     with pytest.raises(ConfigError, match=told):
-        walk(tmp_path / "checkpoint.pt", (name,), 1)
+        walk(tmp_path / "checkpoint.pt", ("wandb",), 1)
 
 
 def missing(name: str) -> None:
@@ -109,7 +133,7 @@ def missing(name: str) -> None:
 def test_a_package_that_is_there_but_broken_is_not_taken_for_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs.importlib, "import_module", lambda name: missing("protobuf"))
     with pytest.raises(ModuleNotFoundError, match="protobuf"):
-        open_logs((), Path("run"), 0, {})
+        open_logs(("wandb",), Path("run"), 0, {})
 
 
 def test_wandb_is_told_what_the_run_is_and_how_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

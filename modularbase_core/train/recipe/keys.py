@@ -70,8 +70,7 @@ class Recipe:
     run it once more on the way back. balance, z_loss: weights of the losses that
     spread tokens over a mixture's experts and keep its router's logits small.
     parallel: how several processes share the work; offload: whether weights wait in host memory. threads: of a
-    process, 0 for torch's own choice. logs: who gets the losses besides the terminal; left out, TensorBoard's files
-    are written where its writer is installed.
+    process, 0 for torch's own choice. logs: who gets the losses besides the terminal.
 
     align, grow and distill: see `train.align`, `train.grow` and `train.distill`. learns: which parts of an aligned
     pack learn, the input adapter unless told; or which of a base and its trunk, all unless told. old_base: the base
@@ -114,7 +113,7 @@ class Recipe:
     offload: bool = False
     device: str = "auto"
     threads: int = 0
-    logs: tuple[str, ...] = ()
+    logs: tuple[str, ...] = ("tensorboard",)
     architecture: Architecture | None = None
     pack: Architecture | None = None
     router: Architecture | None = None
