@@ -179,15 +179,18 @@ def test_the_old_name_of_no_compile_still_works(run, trained, recipe, tmp_path):
 def test_paths_on_the_command_line_are_where_the_user_is(run, trained, recipe, tmp_path, monkeypatch):
     path = recipe("pack")
     (tmp_path / "here/set").mkdir(parents=True)
+    (tmp_path / "here/set/manifest.json").touch()
     monkeypatch.chdir(tmp_path / "here")
     more = ["--tokenizer", "x.json", "--ship-to", "out"]
     for over in ("set", "tiny-base"):
-        assert run("train", "pack", str(path), "--data", "..", *more, "--over", over).code == 0
+        flags = [*more, "--over", over, "--start", over]
+        assert run("train", "pack", str(path), "--data", "..", *flags).code == 0
     (first, _), (second, _) = trained
     assert first.folder / first.tokenizer == tmp_path / "here/x.json"
     assert first.folder / first.ship == tmp_path / "here/out"
     assert first.folder / first.over == tmp_path / "here/set"
-    assert second.over == "tiny-base"
+    assert (second.over, second.start) == ("tiny-base", "tiny-base")
+    assert first.folder / first.start == tmp_path / "here/set"
 
 
 @pytest.mark.parametrize(

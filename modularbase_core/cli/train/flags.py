@@ -63,7 +63,7 @@ HELP: Final[Mapping[str, str]] = {
     "threads": "Of a process; 0 for torch's own choice.",
     "logs": "Who gets the losses too; may be repeated.",
     "ship": "Folder of the pack that --ship writes.",
-    "learns": "Parts that an aligned pack learns; may be repeated.",
+    "learns": "Parts that learn, of stage align or base; may be repeated.",
     "old_base": "Base that an aligned pack was made for, for a closer start.",
     "replay_share": "Share of a grown pack's tokens that is of what it learnt before.",
     "threshold": "Share of messages reaching no pack over which they are a new domain.",
@@ -159,7 +159,23 @@ def overrides(options: Mapping[str, Any]) -> dict[str, Any]:
     }
     if options["eager"]:
         given["compile"] = False
-    for name in ("tokenizer", "template", "ship", "over"):
-        if name in given and (name != "over" or Path(given[name]).is_dir()):
+    for name, is_path in _PATHS.items():
+        if name in given and is_path(Path(given[name])):
             given[name] = str(Path(given[name]).absolute())
     return given
+
+
+def _is_pack(path: Path) -> bool:
+    return (path / "manifest.json").is_file()
+
+
+_PATHS: Final[Mapping[str, Callable[[Path], bool]]] = {
+    "tokenizer": lambda path: True,
+    "template": lambda path: True,
+    "ship": lambda path: True,
+    "over": Path.is_dir,
+    "base": _is_pack,
+    "start": _is_pack,
+    "old_base": _is_pack,
+}
+"""Keys that name a path, always or where there is such a one, and else a run or an installed pack."""

@@ -50,7 +50,7 @@ def plan(recipe: Path, data: Path | None, runs: Path, no_measure: bool, as_json:
     if as_json:
         print_json({**_as_json(made), "shortfall": reason})
         if reason:
-            raise SystemExit(1)
+            click.get_current_context().exit(1)
         return
     for line in lay_out(_rows(made)):
         click.echo(line)
