@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -18,14 +19,15 @@ def repeatable(recipe: Recipe) -> Iterator[None]:
     Compiled code lets threads add to an embedding's gradient as they come, unless it is told not to. On a GPU some
     operations know no fixed order, so nothing is promised there.
     """
+    settings: Any = torch.utils.deterministic  # a module of a class of its own, which torch leaves untyped
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    fills = torch.utils.deterministic.fill_uninitialized_memory
+    fills = settings.fill_uninitialized_memory
     torch.set_num_threads(recipe.threads or before[0])
     torch.use_deterministic_algorithms(before[1] or not on_gpu(recipe))
-    torch.utils.deterministic.fill_uninitialized_memory = False  # takes time, and nobody reads what nobody wrote
+    settings.fill_uninitialized_memory = False  # takes time, and nobody reads what nobody wrote
     try:
         yield
     finally:
         torch.set_num_threads(before[0])
         torch.use_deterministic_algorithms(before[1])
-        torch.utils.deterministic.fill_uninitialized_memory = fills
+        settings.fill_uninitialized_memory = fills
