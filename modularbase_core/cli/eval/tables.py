@@ -145,4 +145,5 @@ def _footer(described: Mapping[str, Any]) -> str:
     taken, held = (sum(one[key] for one in described["files"]) for key in ("taken", "records"))
     of = f" of {held:,}" if held != taken else ""
     base = described["packs"][0]
-    return f"{taken:,} records{of}, {base['id']} {base['version']}, {sum(described['seconds'].values()):.0f} s"
+    records = "record" if held == 1 else "records"
+    return f"{taken:,} {records}{of}, {base['id']} {base['version']}, {sum(described['seconds'].values()):.0f} s"
