@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from modularbase_core.errors import ConfigError
 from modularbase_core.text.controls import Controls
-from modularbase_core.train.checkpoints import build_model
+from modularbase_core.train.checkpoints import build_model, load_weights
 from modularbase_core.train.encoding import Encoder, records_of
 from modularbase_core.train.installed import Installed, checkpoint_of
 from modularbase_core.train.kept import Material, divide
@@ -29,6 +29,7 @@ from modularbase_core.train.perplexity import Likelihood, Scorer
 from modularbase_core.train.readers.record import Record
 from modularbase_core.train.recipe import Recipe, Source
 from modularbase_core.train.rehearsal import rehearsed
+from modularbase_core.train.saving import read_checkpoint
 from modularbase_core.train.tokens import load_tokenizer, read_tokenizer, recipe_controls
 
 GROWTH_FILE: Final = "growth.json"
@@ -64,7 +65,9 @@ def run_grow(recipe: Recipe, *, data: Path, runs: Path, checkpoint: Path, quiet:
         model, compiled=recipe.compile, precision=recipe.precision, balance=recipe.balance, z_loss=recipe.z_loss
     )
     learn(recipe, model, loss, documents_of(learning, data, tokenizer), controls.border, checkpoint, quiet=quiet)
-    _write(folder, {**told, "after": measure(model.to("cpu"), kept, tokenizer, controls)})
+    grown = build_model(recipe, runs, controls.border, installed)
+    load_weights(grown, read_checkpoint(checkpoint)["network"], checkpoint)
+    _write(folder, {**told, "after": measure(grown, kept, tokenizer, controls)})
 
 
 def measure(model: Whole, kept: Material, tokenizer: Tokenizer, controls: Controls) -> dict[str, float | None]:

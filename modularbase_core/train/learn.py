@@ -50,7 +50,7 @@ def learn(
     *,
     quiet: bool,
 ) -> None:
-    """Walk the loop as the recipe says; `network` ends trained, and is kept in `checkpoint`.
+    """Walk the loop as the recipe says; what `network` learns is kept in `checkpoint`.
 
     loss_of(ids [W, N+1], learn [W, N+1]) is a scalar; begin: id of the token that each document starts with.
     """

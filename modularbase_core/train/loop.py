@@ -60,6 +60,7 @@ def train(
 ) -> None:
     """Train `network` in place from its checkpoint, if there is one, to the schedule's end.
 
+    It ends where it was trained: on that device, and under fsdp divided; whoever reads on, reads the checkpoint.
     loss_of(ids [W, N+1], learn [W, N+1]) is a scalar, the mean over the tokens that count, which are those of
     learn[:, 1:]; where it has a method `figures`, logs are told what that says of the last batch. batches(step) yields
     batches from that step on, the same in every process. recipe: what `saving.keys_of` says of it, kept in the
