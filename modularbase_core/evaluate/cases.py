@@ -63,14 +63,16 @@ class Case:
 def read_cases(entries: Sequence[str], limit: int | None = None) -> tuple[list[Source], list[Case]]:
     """Read files, each `PATH` or `DOMAIN=PATH`; of one of more than `limit` records, the same random ones every time.
 
-    A record's domain is its field `domain`, or its file's: what the entry says, or the name of its folder where it is
-    named as a split (`legal/zh_test.jsonl.xz` is legal), or else its own name. Raises DataError.
+    A record's domain is its field `domain`, or its file's: what the entry says; of pages, texts and code in a folder
+    that the entry names, that folder's name; the name of its folder where it is named as a split
+    (`legal/zh_test.jsonl.xz` is legal), or else its own name. Raises DataError.
     """
     sources, cases = [], []
     for entry in entries:
         given, path = _parsed(entry)
         for found in find_files(path):
-            domain = given or domain_of(found.path)
+            in_folder = path.is_dir() and found.reader is not read_json_records
+            domain = given or (path.resolve().name if in_folder else domain_of(found.path))
             here = _cases(found, domain)
             if not here and found.named:
                 raise DataError(f"{found.path} holds no record; check that it is the right file")

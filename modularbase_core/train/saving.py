@@ -11,7 +11,6 @@ import hashlib
 import itertools
 import json
 import os
-import pickle
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -76,7 +75,9 @@ def read_checkpoint(path: Path, *, mapped: bool = False) -> dict[str, Any]:  # A
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         if not isinstance(state, dict) or "network" not in state:
             raise ValueError("it holds no network")
-    except (RuntimeError, pickle.UnpicklingError, ValueError) as error:
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # of rubbish torch.load tells in errors of any kind, its reader's own too
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise DataError(f"{path} is no checkpoint, or a damaged one ({reason}); remove it to begin anew") from error
     return state

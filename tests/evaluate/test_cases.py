@@ -110,7 +110,7 @@ def test_folders_and_plain_texts_are_read_too(tmp_path):
     write(tmp_path / "one.jsonl", {"text": "a"})
     (tmp_path / "note.txt").write_text("Some text.")
     sources, cases = read_cases([str(tmp_path)])
-    assert [one.domain for one in sources] == ["note", "one"]
+    assert [one.domain for one in sources] == [tmp_path.name, "one"]  # a folder of pages is one domain
     assert len(cases) == 2
 
 
