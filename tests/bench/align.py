@@ -1,7 +1,7 @@
 """How much of a pack's gain comes over to a base that changed, by what is aligned and from which start.
 
     python tests/bench/align.py DATA [--pack python_code] [--tokens 100000] [--records 80] [--continued CHECKPOINT]
-        [--only noise ...]
+        [--only noise ...] [--ways both ...]
 
 Gain: log-perplexity of base + general chat less that of base + pack, on the pack's held-out records. Recovered: the
 gain on the changed base, against its own general chat, as a share of the gain on the old one. The changes:
@@ -210,6 +210,7 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=80)
     parser.add_argument("--continued", type=Path)
     parser.add_argument("--continue-tokens", type=int, default=400_000)
+    parser.add_argument("--ways", nargs="*", default=list(ALIGNS))
     parser.add_argument("--only", nargs="*", default=["noise", "turned", "turned whole", "continued"])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -228,9 +229,9 @@ def main() -> None:
             chat = bench.log_perplexity(*changed)
             print(f"{name}: general chat {chat:.3f}", flush=True)
             figures[name] = {"general chat": chat}
-            for how, said in ALIGNS.items():
+            for how in options.ways:
                 begun = time.monotonic()
-                value = bench.log_perplexity(changed[0], bench.align(changed, f"{name}-{how}", **said))
+                value = bench.log_perplexity(changed[0], bench.align(changed, f"{name}-{how}", **ALIGNS[how]))
                 recovered = (chat - value) / (without - own)
                 figures[name][how] = recovered
                 seconds = time.monotonic() - begun
