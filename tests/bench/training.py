@@ -4,9 +4,10 @@ Hugging Face on a Llama of the same shape, in one run.
 Measures, at windows of 256, 512 and 1024, steps of 4096 tokens: ours as the recipe says (torch.compile, bf16, Muon,
 documents kept apart), and transformers' Trainer (bf16, AdamW; no documents), eager as it is by default and with
 --compile-peer compiled too. Rounds alternate; the median step of each counts. FLOPs are 6 a weight of a matrix and
-token, and 6 H D N / 2 a layer and token of attention: what causal attention needs, whoever computes more.
+token, and 6 H D N a layer and token of attention: what causal attention needs, whoever computes more. On a machine
+that does other things too, --busy takes one thread and its processor time.
 
-    python tests/bench/training.py [--rounds 3] [--steps 5] [--windows 256 512 1024] [--compile-peer]
+    python tests/bench/training.py [--rounds 3] [--steps 5] [--windows 256 512 1024] [--compile-peer] [--busy]
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import statistics
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +47,20 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5, help="measured steps of a round")
     parser.add_argument("--windows", type=int, nargs="+", default=[256, 512, 1024])
     parser.add_argument("--compile-peer", action="store_true", help="measure a compiled peer as well")
+    parser.add_argument("--busy", action="store_true", help="one thread, timed by the processor's clock")
     options = parser.parse_args()
-    torch.set_num_threads(physical_cores())
+    threads = 1 if options.busy else physical_cores()
+    clock = time.thread_time if options.busy else time.perf_counter
+    torch.set_num_threads(threads)
     warnings.filterwarnings("ignore")
     recipe = read_recipe(RECIPE)
-    figures: dict[str, Any] = {"threads": physical_cores(), "matmul_gflops": matmul_rate() / 1e9, "windows": {}}
-    print(f"{figures['threads']} threads, bf16 products of 2048 x 2048: {figures['matmul_gflops']:.0f} GFLOP/s")
+    figures: dict[str, Any] = {"threads": threads, "matmul_gflops": matmul_rate(clock) / 1e9, "windows": {}}
+    print(f"{threads} threads, bf16 products of 2048 x 2048: {figures['matmul_gflops']:.0f} GFLOP/s")
     print(f"{'window':>6}{'':<16}{'s a step':>9}{'tokens/s':>10}{'GFLOP/s':>9}{'of peak':>9}{'ours is':>9}")
     for length in options.windows:
-        roads = {"ours": Ours(recipe, length), "trainer": Peer(recipe, length, compiled=False)}
+        roads = {"ours": Ours(recipe, length, clock), "trainer": Peer(recipe, length, clock, compiled=False)}
         if options.compile_peer:
-            roads["trainer compiled"] = Peer(recipe, length, compiled=True)
+            roads["trainer compiled"] = Peer(recipe, length, clock, compiled=True)
         seconds: dict[str, list[float]] = {name: [] for name in roads}
         for _ in range(options.rounds):
             for name, road in roads.items():
@@ -80,10 +85,11 @@ def main() -> None:
 class Ours:
     """Our step, as `train.loop` makes it."""
 
-    def __init__(self, recipe: Recipe, length: int) -> None:
+    def __init__(self, recipe: Recipe, length: int, clock: Callable[[], float]) -> None:
         assert isinstance(recipe.architecture, BaseArchitecture)
         assert isinstance(recipe.pack, PackArchitecture)
         torch.manual_seed(0)
+        self._clock = clock
         model = Whole(Base(recipe.architecture), Pack(recipe.pack), BEGIN, frozen_base=False)
         self._loss, self._batch = Loss(model, compiled=True), batch_of(recipe, length)
         self._optimisers = Optimisers(model, Schedule(steps=1000), recipe.optimiser)
@@ -93,19 +99,19 @@ class Ours:
         """Return the seconds of each of some steps."""
         taken = []
         for _ in range(count):
-            begun = time.perf_counter()
+            begun = self._clock()
             self._loss(*self._batch).backward()
             self._optimisers.clip()
             self._optimisers.step(0)
             self._optimisers.clear()
-            taken.append(time.perf_counter() - begun)
+            taken.append(self._clock() - begun)
         return taken
 
 
 class Peer:
     """The step of transformers' Trainer on a Llama with our layers, width, heads and vocabulary."""
 
-    def __init__(self, recipe: Recipe, length: int, *, compiled: bool) -> None:
+    def __init__(self, recipe: Recipe, length: int, clock: Callable[[], float], *, compiled: bool) -> None:
         assert isinstance(recipe.architecture, BaseArchitecture)
         assert isinstance(recipe.pack, PackArchitecture)
         base, blocks = recipe.architecture, recipe.architecture.blocks
@@ -124,11 +130,11 @@ class Peer:
                 use_cache=False,
             )
         )
-        self._rows, self._compiled = Rows(batch_of(recipe, length)[0][:, :-1]), compiled
+        self._rows, self._clock, self._compiled = Rows(batch_of(recipe, length)[0][:, :-1]), clock, compiled
 
     def steps(self, count: int) -> list[float]:
         """Return the seconds of each of some steps, after two that warm up."""
-        clock = Clock()
+        taken = StepTimes(self._clock)
         with tempfile.TemporaryDirectory() as folder:
             settings = TrainingArguments(
                 output_dir=folder,
@@ -142,26 +148,26 @@ class Peer:
                 report_to=[],
                 disable_tqdm=True,
             )
-            trainer = Trainer(self._model, settings, train_dataset=self._rows, callbacks=[clock])
+            trainer = Trainer(self._model, settings, train_dataset=self._rows, callbacks=[taken])
             trainer.remove_callback(PrinterCallback)
             trainer.train()
-        return clock.seconds[2:]
+        return taken.seconds[2:]
 
 
-class Clock(TrainerCallback):  # type: ignore[misc]  # the Trainer's package is known in benches only
+class StepTimes(TrainerCallback):  # type: ignore[misc]  # the Trainer's package is known in benches only
     """Takes the time of each step."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         self.seconds: list[float] = []
-        self._begun = 0.0
+        self._clock, self._begun = clock, 0.0
 
     def on_step_begin(self, *given: Any, **more: Any) -> None:
         """Start."""
-        self._begun = time.perf_counter()
+        self._begun = self._clock()
 
     def on_step_end(self, *given: Any, **more: Any) -> None:
         """Stop."""
-        self.seconds.append(time.perf_counter() - self._begun)
+        self.seconds.append(self._clock() - self._begun)
 
 
 class Rows(Dataset[dict[str, Tensor]]):
@@ -201,14 +207,14 @@ def step_flops(recipe: Recipe, length: int) -> float:
     return float(recipe.batch_tokens * (6 * matrices + attention))
 
 
-def matmul_rate() -> float:
+def matmul_rate(clock: Callable[[], float]) -> float:
     """Return the FLOP/s of a product of bf16 matrices, the best of some."""
     one, other = (torch.randn(2048, 2048).bfloat16() for _ in range(2))
     best = float("inf")
     for _ in range(20):
-        begun = time.perf_counter()
+        begun = clock()
         one @ other
-        best = min(best, time.perf_counter() - begun)
+        best = min(best, clock() - begun)
     return 2 * 2048**3 / best
 
 
