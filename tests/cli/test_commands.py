@@ -1,7 +1,6 @@
 import json
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -14,6 +13,9 @@ from modularbase_core.cli.group import modularbase
 from modularbase_core.errors import ModularBaseError
 from modularbase_core.packs.catalog import BrokenPlugin, Catalog, InstalledPack, ShadowedPack
 from modularbase_core.sdk import Pack
+
+MOST_MODULES = 260
+"""That `--help` may load, of any kind: an import of something heavy brings several hundred."""
 
 
 def test_help_lists_every_command(run):
@@ -33,20 +35,17 @@ def test_an_unknown_command_is_answered_with_the_nearest(run):
     assert "no command 'chta' (did you mean 'chat'?)" in done.err
 
 
-def test_help_is_quick_and_imports_nothing_heavy():
+def test_help_imports_nothing_heavy_and_little_in_all():
     program = (
-        "import sys\nfrom modularbase_core.cli import main\n"
+        "import sys\nbefore = len(sys.modules)\nfrom modularbase_core.cli import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
         "names = 'numpy torch tvm tvm_ffi tokenizers safetensors pluggy tqdm modularbase_nano'\n"
-        "print([name for name in names.split() if name in sys.modules])"
+        "print([name for name in names.split() if name in sys.modules], len(sys.modules) - before)"
     )
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - start)
-    assert done.stdout.splitlines()[-1] == "[]"
-    assert min(seconds) < 0.3
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    heavy, _, count = done.stdout.splitlines()[-1].rpartition(" ")
+    assert heavy == "[]"
+    assert int(count) < MOST_MODULES
 
 
 class Entry(SimpleNamespace):
