@@ -19,6 +19,7 @@ from modularbase_core.graph.networks import build_network
 from modularbase_core.packs.catalog import Catalog, InstalledPack
 from modularbase_core.packs.resolve import check_fetched, line_up
 from modularbase_core.sdk.architecture import Architecture, PackArchitecture
+from modularbase_core.sdk.examples import read_examples
 from modularbase_core.sdk.manifest import MANIFEST_FILE
 from modularbase_core.sdk.pack import Pack
 from modularbase_core.train.recipe import Recipe
@@ -143,6 +144,14 @@ def reading_router(recipe: Recipe, runs: Path, installed: Installed) -> Pack:
     router = companion(_installed_base(recipe, runs, installed), "router", installed)
     _present(router)
     return router.pack
+
+
+def messages_of_neighbours(base: str, own: str, installed: Installed) -> list[str]:
+    """Return the example messages that the installed packs of `base` bring, those of the pack `own` left out."""
+    beside = [one for one in installed().of_type("domain") if one.manifest.base == base and one.id != own]
+    return [
+        example.prompt for one in beside if one.pack.examples.is_file() for example in read_examples(one.pack.examples)
+    ]
 
 
 def load_network(pack: Pack) -> torch.nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import has_magic
@@ -15,7 +16,7 @@ from modularbase_core.train.corpus import first_message, read_json_lines, read_r
 from modularbase_core.train.phrases import read_phrases
 from modularbase_core.train.readers.files import PAGES
 from modularbase_core.train.recipe import Source
-from modularbase_core.train.sections import messages_of
+from modularbase_core.train.sections import questions_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +33,12 @@ def read_messages(sources: Sequence[Source], data: Path, folder: Path, seed: int
     """Read at most `source.tokens` messages of each source, in random order.
 
     A file lies in the data folder or else in the recipe's own; one that ends in .toml holds phrases (`phrases`). Of
-    pages, also of all those in a folder, the headings and the first sentences are taken for messages (`sections`).
-    Raises DataError where nothing matches.
+    pages, also of all those in a folder, the headings are made into questions about the source's `domain`
+    (`sections`). Raises DataError where nothing matches.
     """
     out = []
     for source in sources:
-        rows = [row for name in source.files for row in _rows(name, data, folder, seed)]
+        rows = [row for name in source.files for row in _rows(name, data, folder, seed, source.domain)]
         if source.domains:
             rows = [row for row in rows if row.get("domain") in source.domains]
         if source.languages:
@@ -50,12 +51,14 @@ def read_messages(sources: Sequence[Source], data: Path, folder: Path, seed: int
 
 
 # Any: whatever a line of JSON holds
-def _rows(name: str, data: Path, folder: Path, seed: int) -> list[dict[str, Any]]:
+def _rows(name: str, data: Path, folder: Path, seed: int, subject: str) -> list[dict[str, Any]]:
     path = folder / name if (folder / name).exists() and not (data / name).exists() else data / name
     if path.suffix == ".toml":
         return [*read_phrases(path, seed=seed)]
     if path.is_dir() or path.suffix in PAGES or has_magic(name):
-        return [{"text": said} for record in read_records(path) if record.text for said in messages_of(record.text)]
+        random_ = random.Random(seed)
+        pages = (record.text for record in read_records(path) if record.text)
+        return [{"text": said} for page in pages for said in questions_of(page, subject, random_)]
     return [*read_json_lines(path)]
 
 

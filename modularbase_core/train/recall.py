@@ -26,6 +26,12 @@ NEEDLES: Final = {
         ("The code for {name} is {value}; keep it in mind.", "Give the code for {name}.", "{value}"),
         ("They call {value} the {name}.", "What do they call the {name}?", "{value}"),
         ("My {name} is {value}, by the way.", "Do you recall my {name}?", "Your {name} is {value}."),
+        ("For {name}, dial {value}.", "What do I dial for {name}?", "{value}"),
+        ("You will find {name} under {value}.", "Where is {name}?", "Under {value}."),
+        ("Important: {value} is the {name}!", "What was the {name}?", "{value}"),
+        ("One more thing, {name} has the number {value}.", "Which number has {name}?", "{value}"),
+        ("{value} opens {name}. Do not forget {value}.", "What opens {name}?", "{value}"),
+        ("The secret of {name}: {value}.", "What is the secret of {name}?", "The secret of {name} is {value}."),
     ),
     "zh": (
         ("{name}是{value}。", "{name}是什么？", "{value}"),
@@ -33,14 +39,20 @@ NEEDLES: Final = {
         ("{name}：{value}", "{name}：", "{value}"),
         ("我的{name}是{value}。", "我的{name}是多少？", "你的{name}是{value}。"),
         ("注意，{name}已改为{value}。", "现在的{name}是什么？", "{value}"),
+        ("{name}的编号是{value}，不要忘记。", "{name}的编号是多少？", "{value}"),
+        ("找{name}请拨{value}。", "找{name}拨什么号？", "{value}"),
+        ("重要：{value}就是{name}！", "{name}是哪个？", "{value}"),
+        ("打开{name}要用{value}，记住{value}。", "用什么打开{name}？", "用{value}。"),
     ),
 }
 """How a thing is told, asked for and answered. Names are words of the texts around, so that any name will do."""
 SHORTEST, LONGEST = 48, 940
 """Tokens of filler around needles: up to nearly a window of 1,024, the question and answer beside."""
 MOST_NEEDLES = 6
-LONGEST_SNIPPET = 199
-"""Tokens, of what a recall document repeats or puts between."""
+SHORTEST_COPY, LONGEST_COPY = 48, 1000
+"""Tokens of a recall document: up to a window of 1,024."""
+LONGEST_SNIPPET = 128
+"""Tokens, of what a recall document repeats at once."""
 
 
 def recall_documents(
@@ -48,28 +60,21 @@ def recall_documents(
 ) -> Iterator[Document]:
     """Yield documents of `wanted` tokens in all, made of snippets of `documents`.
 
-    Half repeat a snippet after another one (A B A); half list snippets and then repeat them in another order.
+    Some repeat a snippet after a stretch of other text (A B A); most list short snippets and then repeat them all in
+    another order (recall of many keys at once, as in MQAR: Arora et al., 2023), which asks for a leap every few tokens.
     The loss counts on the repeated parts alone. Ids under `control` are control tokens and are left out. Raises
     DataError when there is too little text to cut snippets from.
     """
     random_ = np.random.default_rng(seed)
     plain = documents.ids[documents.ids >= control]
-    if len(plain) <= LONGEST_SNIPPET:
+    if len(plain) <= LONGEST_COPY:
         raise DataError(
             f"recall_tokens cuts snippets from the mix, but it has {len(plain)} tokens of text; "
-            f"give more than {LONGEST_SNIPPET}, or set recall_tokens = 0"
+            f"give more than {LONGEST_COPY}, or set recall_tokens = 0"
         )
     made = 0
     while made < wanted:
-        if random_.random() < 0.5:
-            size, gap = int(random_.integers(12, 97)), int(random_.integers(0, LONGEST_SNIPPET + 1))
-            parts = [_snippet(plain, size, random_), _snippet(plain, gap, random_)]
-            if random_.random() < 0.5:
-                random_.shuffle(parts[0])  # no grammar to lean on: only the copy helps
-            again = [parts[0]]
-        else:
-            parts = [_snippet(plain, int(random_.integers(6, 25)), random_) for _ in range(int(random_.integers(3, 8)))]
-            again = [parts[i] for i in random_.permutation(len(parts))]
+        parts, again = _parts(plain, _length(random_.random(), random_.random()), random_)
         shown, repeated = np.concatenate(parts).tolist(), np.concatenate(again).tolist()
         ids = [begin, *shown, *repeated, end]
         made += len(ids)
@@ -79,7 +84,7 @@ def recall_documents(
 def needle_documents(
     texts: Sequence[tuple[str, str]], wanted: int, encoder: Encoder, *, seed: int
 ) -> Iterator[Document]:
-    """Yield documents of about `wanted` tokens in all that tell 1 to 6 things in a text and then ask for one.
+    """Yield documents of about `wanted` tokens in all that tell 1 to 6 things in a text and then ask for some.
 
     texts: (language, text) to hide them in. Passkey retrieval (Mohtashami and Jaggi, 2023) and its form with several
     keys (RULER, Hsieh et al., 2024), at every depth and length up to the window, as plain text and as a chat. Raises
@@ -91,7 +96,6 @@ def needle_documents(
     made = 0
     while made < wanted:
         language, text = texts[random_.randrange(len(texts))]
-        # log-uniform, as most real questions are near what they ask for
         filler = int(SHORTEST * (LONGEST / SHORTEST) ** random_.random())
         document = encoder.encode(_needles(language, encoder.snippet(text, filler, random_), random_))
         if len(document[0]) > LONGEST + 80:
@@ -102,21 +106,23 @@ def needle_documents(
 
 def _needles(language: str, text: str, random_: random.Random) -> Record:
     tell, ask, answer = random_.choice(NEEDLES["zh" if language.startswith("zh") else "en"])
-    count = random_.randint(2, MOST_NEEDLES) if random_.random() < 0.4 else 1
+    count = random_.randint(2, MOST_NEEDLES) if random_.random() < 0.6 else 1
     things = {_name(language, text, random_): _value(language, text, random_) for _ in range(count)}
     places = sorted((_place(text, random_) for _ in things), reverse=True)  # from the end, so none lands in another
     for at, (name, value) in zip(places, things.items(), strict=True):
         told = tell.format(name=name, value=value)
         text = f"{text[:at]}{random_.choice((' ', chr(10)))}{told}{random_.choice((' ', chr(10)))}{text[at:]}"
-    name, value = random_.choice(list(things.items()))
-    question, said = ask.format(name=name), answer.format(name=name, value=value)
+    wanted = random_.sample(sorted(things.items()), random_.randint(1, len(things)))
+    asked = [(ask.format(name=name), answer.format(name=name, value=value)) for name, value in wanted]
     if random_.random() < 0.3:
-        return Record(f"{text}\n\n{question} {said}", (), language, "recall")
+        lines = "\n".join(f"{question} {said}" for question, said in asked)
+        return Record(f"{text}\n\n{lines}", (), language, "recall")
     if random_.random() < 0.5:
-        turns = [("user", f"{text}\n\n{question}"), ("assistant", said)]
+        turns = [("user", f"{text}\n\n{asked[0][0]}"), ("assistant", asked[0][1])]
+        asked = asked[1:]
     else:
-        turns = [("user", text), ("assistant", "好的。" if language.startswith("zh") else "OK."), ("user", question)]
-        turns.append(("assistant", said))
+        turns = [("user", text), ("assistant", "好的。" if language.startswith("zh") else "OK.")]
+    turns += [turn for question, said in asked for turn in (("user", question), ("assistant", said))]
     return Record(None, tuple({"role": role, "content": content} for role, content in turns), language, "recall")
 
 
@@ -143,6 +149,29 @@ def _value(language: str, text: str, random_: random.Random) -> str:
     if kind < 0.8:
         return "".join(random_.choice("ABCDEFGHJKLMNPQRSTUVWXYZ23456789") for _ in range(random_.randint(3, 8)))
     return _name(language, text, random_)
+
+
+def _length(share: float, kind: float) -> int:
+    """Return how long a recall document is: half evenly, half mostly short, as every window has its own lengths."""
+    if kind < 0.5:
+        return int(SHORTEST_COPY + (LONGEST_COPY - SHORTEST_COPY) * share)
+    return int(SHORTEST_COPY * (LONGEST_COPY / SHORTEST_COPY) ** share)
+
+
+def _parts(plain: np.ndarray, length: int, random_: np.random.Generator) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return what a recall document of about `length` tokens shows, and what it repeats of that."""
+    if random_.random() < 0.4:
+        size = int(random_.integers(8, max(9, min(LONGEST_SNIPPET, length // 2) + 1)))
+        parts = [_snippet(plain, size, random_), _snippet(plain, max(0, length - 2 * size), random_)]
+        if random_.random() < 0.5:
+            random_.shuffle(parts[0])  # no grammar to lean on: only the copy helps
+        return parts, parts[:1]
+    parts = []
+    while sum(map(len, parts)) < length // 2:
+        parts.append(_snippet(plain, int(random_.integers(3, 25)), random_))
+        if random_.random() < 0.3:
+            random_.shuffle(parts[-1])
+    return parts, [parts[number] for number in random_.permutation(len(parts))]
 
 
 def _snippet(plain: np.ndarray, size: int, random_: np.random.Generator) -> np.ndarray:

@@ -32,6 +32,7 @@ from modularbase_core.train.installed import (
     checkpoint_of,
     complete,
     load_network,
+    messages_of_neighbours,
     reading_base,
     reading_router,
 )
@@ -82,7 +83,8 @@ def ship_recipe(
         )
     if recipe.examples:
         base, router = reading_base(recipe, runs, installed), reading_router(recipe, runs, installed)
-        write_keys(Reading(base, router, recipe, data, quiet), directory)
+        beside = [] if recipe.others else messages_of_neighbours(base.manifest.id, described.id, installed)
+        write_keys(Reading(base, router, recipe, data, quiet), directory, beside)
     elif recipe.stage in RENEWING:
         _renew_keys(recipe, directory, data=data, runs=runs, quiet=quiet, installed=installed)
     write_manifest(directory, described)

@@ -64,11 +64,17 @@ class Reading:
         return queries(self._router, understood)
 
 
-def write_keys(read: Reading, directory: Path) -> None:
-    """Write a pack's routing keys and examples, of the recipe's `examples` and `others`."""
+def write_keys(read: Reading, directory: Path, neighbours: Sequence[str] = ()) -> None:
+    """Write a pack's routing keys and examples, of the recipe's `examples` and `others`.
+
+    neighbours: messages of packs beside it, which it leaves to them like the router's own where there are no `others`.
+    """
     own, others = [message.text for message in read.messages(read.recipe.examples)], read.recipe.others
     background = read.background
-    other = read.queries([one.text for one in read.messages(others)]) if others else background.others
+    if others:
+        other = read.queries([one.text for one in read.messages(others)])
+    else:
+        other = np.concatenate([background.others, read.queries(neighbours)]) if neighbours else background.others
     _write(routing_keys(read.queries(own), other, background.centres), read, directory)
     # as many languages and kinds as there are: the messages come in random order
     _write_examples(directory, [Example(text) for text in own if len(text) <= LONGEST_EXAMPLE][:SHOWN_EXAMPLES])

@@ -7,19 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_packs import BASE, PACK, ROUTER, catalog_of
+from tiny_packs import BASE, PACK, ROUTER, TOKENIZER, catalog_of
 
 from modularbase_core.device.weights import read_routing, read_weights
 from modularbase_core.errors import ConfigError, DataError, PackError
 from modularbase_core.packs.catalog import Catalog
+from modularbase_core.packs.keys import scores
 from modularbase_core.sdk.examples import read_examples
 from modularbase_core.sdk.manifest import Manifest, weights_name
 from modularbase_core.sdk.testing import check_pack
 from modularbase_core.train.checkpoints import build_model, load_base
-from modularbase_core.train.installed import complete, reading_base, reading_router
+from modularbase_core.train.installed import complete, messages_of_neighbours, reading_base, reading_router
 from modularbase_core.train.recipe import Recipe, read_recipe
 from modularbase_core.train.run import run_recipe
 from modularbase_core.train.ship import ship_recipe
+from modularbase_core.train.shipped_keys import Reading, write_keys
 
 RECIPE = """\
 name = "sums"
@@ -184,6 +186,31 @@ def test_a_pack_is_trained_and_shipped_into_the_manifest_that_is_there(recipe, c
     routing = read_routing(draft.parent / "routing.safetensors", ROUTER.key_size)
     assert routing.made_with == weights_name(base, router)
     assert Manifest.read(draft).files.keys() >= {"routing.safetensors", "examples.json"}
+
+
+def test_packs_beside_it_are_asked_for_the_messages_that_are_theirs(catalog):
+    (catalog.find("python_code").pack.directory / "examples.json").write_text('[{"prompt": "sort a list"}]')
+    assert messages_of_neighbours("tiny-base", "sums", lambda: catalog) == [
+        "sort a list"
+    ]  # general chat's are nobody's
+    assert messages_of_neighbours("tiny-base", "python_code", lambda: catalog) == []
+    assert messages_of_neighbours("another-base", "sums", lambda: catalog) == []
+
+
+def test_without_others_the_messages_of_packs_beside_it_are_left_to_them(recipe, catalog, tmp_path):
+    own = [{"prompt": f"add {i} and {i}"} for i in range(40)]
+    theirs = [f"sort the list of {i} words" for i in range(40)]
+    (tmp_path / "chats.jsonl").write_text("\n".join(map(json.dumps, own)))
+    base, router = (catalog.find(name).pack for name in ("tiny-base", "tiny-router"))
+    recipe = replace(recipe, tokenizer=str(TOKENIZER))
+    read = Reading(base, router, recipe, tmp_path, quiet=True)
+    found = {}
+    for neighbours in ([], theirs):
+        write_keys(read, tmp_path, neighbours)
+        made = read_routing(tmp_path / "routing.safetensors", ROUTER.key_size)
+        queries = read.queries(theirs)
+        found[len(neighbours)] = scores(queries, made.keys, made.scale, made.bias, read.background.centres).mean()
+    assert found[40] < found[0]
 
 
 def test_a_pack_without_any_manifest_is_not_shipped(recipe, catalog, tmp_path):

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from modularbase_core.errors import DataError
 from modularbase_core.text.template import BEGIN, CONTROL_TOKENS, END, ROLES
 from modularbase_core.train.encoding import Encoder, control_id, join
-from modularbase_core.train.recall import LONGEST, NEEDLES, needle_documents, recall_documents
+from modularbase_core.train.recall import LONGEST, LONGEST_COPY, NEEDLES, needle_documents, recall_documents
 
 ENGLISH = "It was a bright morning in the harbour.\nBoats came home, and gulls cried over the quiet water. " * 60
 CHINESE = "港口的早晨很明亮。船只归来，海鸥在平静的水面上鸣叫。\n渔夫们把网晒在岸边，孩子们数着星星。" * 60
@@ -23,25 +23,26 @@ def tokenizer() -> Tokenizer:
 
 def test_recall_documents_repeat_what_they_showed_and_learn_only_that() -> None:
     texts = join([([number], [True]) for number in range(5, 4000)])
-    made = list(recall_documents(texts, 5000, 0, 1, control=5, seed=1))
-    assert 5000 <= sum(len(ids) for ids, _ in made) < 5600
+    made = list(recall_documents(texts, 20_000, 0, 1, control=5, seed=1))
+    assert 20_000 <= sum(len(ids) for ids, _ in made) < 21_100
     for ids, learn in made:
         assert (ids[0], ids[-1], len(ids)) == (0, 1, len(learn))
         learnt = [token for token, counts in zip(ids, learn, strict=True) if counts]
         shown = ids[1 : learn.index(True)]
         assert learnt
         assert set(learnt) <= set(shown)
+        assert len(ids) <= LONGEST_COPY + 50
 
 
 def test_recall_documents_hold_no_control_token_of_the_text() -> None:
-    texts = join([([0, 2, *range(5, 600), 1], [True] * 598)])
+    texts = join([([0, 2, *range(5, 1600), 1], [True] * 1598)])
     for ids, _ in recall_documents(texts, 2000, 0, 1, control=5, seed=1):
         assert min(ids[1:-1]) >= 5
 
 
 def test_too_little_text_to_cut_snippets_from_is_one_sentence() -> None:
     texts = join([([0, *range(5, 100)], [True] * 96)])
-    with pytest.raises(DataError, match="it has 95 tokens of text; give more than 199, or set recall_tokens = 0"):
+    with pytest.raises(DataError, match="it has 95 tokens of text; give more than 1000, or set recall_tokens = 0"):
         next(recall_documents(texts, 100, 0, 1, control=5, seed=1))
 
 
@@ -76,21 +77,26 @@ def test_what_a_needle_document_asks_for_was_told_before(tokenizer: Tokenizer) -
                 turns[-1].append(token)
         said = [tokenizer.decode(turn) for turn in turns]
         kinds.add(len(said))
-        if len(said) == 1:  # plain text: the answer is its last word or words
-            text, _, last = said[0].rpartition("\n\n")
-            cuts = [at for at, character in enumerate(last) if character == " "]
-            told = set().union(*(asked(text, last[:at], last[at + 1 :]) for at in cuts))
+        if len(said) == 1:  # plain text: each line asks, and its last word or words answer
+            text, _, lines = said[0].rpartition("\n\n")
+            pairs = [
+                [(line[:at], line[at + 1 :]) for at in range(len(line)) if line[at] == " "]
+                for line in lines.split("\n")
+            ]
         else:
-            text, _, question = "\n\n".join(said[:-1]).rpartition("\n\n")
-            told = asked(text, question, said[-1])
+            *texts, question = said[0].rpartition("\n\n") if said[1] not in ("OK.", "好的。") else (said[0], "", "")
+            text = "".join(texts)
+            rest = said[2:] if not question else [question, *said[1:]]
+            pairs = [[pair] for pair in zip(rest[::2], rest[1::2], strict=True)]
             assert roles[-1] == control_id(tokenizer, ROLES["assistant"])
             learnt = [token for token, counts in zip(ids, learn, strict=True) if counts]
             assert tokenizer.decode(learnt).endswith(said[-1])
-        assert told, said
-        once = max(told, key=len)
-        assert text.count(once) == 1
-        depths.append(text.index(once) / len(text))
-    assert kinds == {1, 2, 4}
+        for ways in pairs:
+            told = set().union(*(asked(text, question, answer) for question, answer in ways))
+            assert told, said
+            once = max(told, key=len)
+            depths.append(text.index(once) / len(text))
+    assert kinds >= {1, 2, 4, 6}
     assert min(depths) < 0.1
     assert max(depths) > 0.9
 

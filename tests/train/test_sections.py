@@ -1,5 +1,6 @@
 """Pages as questions and answers."""
 
+import random
 from pathlib import Path
 
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from modularbase_core.train.messages import read_messages
 from modularbase_core.train.readers.record import Record
 from modularbase_core.train.recipe import Source
-from modularbase_core.train.sections import answers_of, messages_of, plain, read_sections
+from modularbase_core.train.sections import PHRASINGS, answers_of, messages_of, plain, questions_of, read_sections
 
 BODY = "A struct groups values that belong together, and each of its fields has a name. " * 2
 PAGE = f"""Before any heading there is a paragraph too. {BODY}
@@ -48,18 +49,28 @@ def test_a_heading_asks_and_its_text_answers() -> None:
     assert list(answers_of(conversation)) == [conversation]
 
 
-def test_messages_of_pages_are_headings_and_first_sentences(tmp_path: Path) -> None:
+def test_routing_messages_of_pages_are_questions_about_their_headings(tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.md").write_text(PAGE)
-    expected = {
-        "Before any heading there is a paragraph too.",
-        "Using Structs",
-        "A struct groups values that belong together, and each of its fields has a name.",
-        "Methods and spawn_task",
-    }
     for name in ("notes", "notes/a.md", "notes/*.md"):
-        found = read_messages([Source(files=(name,), tokens=50)], tmp_path, tmp_path, seed=1)
-        assert {message.text for message in found} == expected
+        found = read_messages([Source(files=(name,), tokens=50, domain="Rust")], tmp_path, tmp_path, seed=1)
+        said = [message.text for message in found]
+        assert len(set(said)) == 2 * PHRASINGS
+        assert all("sing Structs" in text or "ethods and spawn_task" in text for text in said)
+        assert {message.domain for message in found} == {"Rust"}
+
+
+def test_a_subject_is_named_in_some_questions_and_without_one_in_none() -> None:
+    page = "\n".join(f"# Part {number}\n\n{BODY}\n" for number in range(40))
+    named = list(questions_of(page, "Rust", random.Random(1)))
+    assert 5 < sum("Rust" in text for text in named) < 75
+    assert not any("{" in text for text in named)
+    assert any(text.endswith("?") for text in questions_of(page, "", random.Random(1)))
+    assert next(questions_of(f"# 结构体\n\n{BODY}", "", random.Random(1))).count("结构体") == 1
+
+
+def test_a_page_without_headings_gives_its_first_sentences() -> None:
+    assert list(questions_of(f"Before. {BODY}", "Rust", random.Random(1))) == list(messages_of(f"Before. {BODY}"))
 
 
 def test_marks_of_markdown_are_taken_off_and_names_stay_whole() -> None:
