@@ -21,6 +21,7 @@ from modularbase_core.errors import WeightsError
 from modularbase_core.sdk.architecture import Architecture
 from modularbase_core.sdk.files import write_atomically
 from modularbase_core.sdk.parameters import (
+    AGAINST,
     QUANTISATION_GROUP,
     Shape,
     background_shapes,
@@ -50,6 +51,7 @@ def read_weights(path: Path, architecture: Architecture) -> dict[str, Floats]:
 class Routing:
     """How a pack is found, see `packs.keys`. keys: [n, key_size], unit rows.
 
+    against: [m, key_size], what its messages are told from beside the router's background; None for nothing.
     made_with: names the base and router weights that the keys were made with, empty where they do not say.
     """
 
@@ -57,13 +59,15 @@ class Routing:
     scale: float
     bias: float
     made_with: str = ""
+    against: Floats | None = None
 
 
 def read_routing(path: Path, key_size: int) -> Routing:
     """Read a pack's routing keys; raises WeightsError as `read_weights` does."""
-    values = read_tensors(path, routing_shapes(key_size))
+    values = read_tensors(path, routing_shapes(key_size, against=AGAINST in read_header(path)))
     made_with = read_metadata(path).get("made_with", "")
-    return Routing(values["keys"], float(values["scale"][0]), float(values["bias"][0]), made_with)
+    scale, bias = float(values["scale"][0]), float(values["bias"][0])
+    return Routing(values["keys"], scale, bias, made_with, values.get(AGAINST))
 
 
 @dataclass(frozen=True, slots=True)

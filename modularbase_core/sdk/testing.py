@@ -15,7 +15,7 @@ from modularbase_core.sdk.files import file_sha256
 from modularbase_core.sdk.jsonfile import read_json
 from modularbase_core.sdk.manifest import DATA_FILES, MANIFEST_FILE, ROUTING_FILE, WEIGHTS_FILE, Manifest
 from modularbase_core.sdk.pack import Pack
-from modularbase_core.sdk.parameters import Shape, background_shapes, parameter_shapes, routing_shapes
+from modularbase_core.sdk.parameters import AGAINST, Shape, background_shapes, parameter_shapes, routing_shapes
 from modularbase_core.sdk.template import check_template
 from modularbase_core.sdk.tensorfile import check_shapes, read_header
 from modularbase_core.sdk.values import check_finite, read_rows
@@ -50,7 +50,7 @@ def check_pack(directory: Path, *, store: Path | None = None, key_size: int | No
         if pack.routing.exists():
             _check_routing(pack.routing, background_shapes(network.key_size))
     elif pack.routing.exists():
-        _check_routing(pack.routing, routing_shapes(key_size))
+        _check_routing(pack.routing, routing_shapes(key_size, against=AGAINST in read_header(pack.routing)))
     if isinstance(network, BaseArchitecture):
         control = _check_tokenizer(pack.tokenizer, network.vocabulary_size)
         if pack.template.exists():

@@ -87,6 +87,15 @@ class Encoder:
         bodies = (one.ids for one in self._tokenizer.encode_batch(texts, add_special_tokens=False))
         return [self._around(record, bodies) for record in records]
 
+    def encode_pieces(self, pieces: Sequence[tuple[str, bool]]) -> tuple[list[int], list[bool]]:
+        """Return the ids of a text in pieces, and where the loss counts: on the pieces that say so, and on the end."""
+        ids, learn = [self._controls.border], [False]
+        for text, counts in pieces:
+            body = self._ids(text)
+            ids, learn = [*ids, *body], [*learn, *[counts] * len(body)]
+        end = self._controls.text_end
+        return [*ids, *end], [*learn, *[True] * len(end)]
+
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids

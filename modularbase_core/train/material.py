@@ -24,7 +24,6 @@ from modularbase_core.train.tokens import control_ids, recipe_controls
 def documents_of(recipe: Recipe, data: Path, tokenizer: Tokenizer) -> Material:
     """Encode what the recipe's mix, recall and needles ask for; shards stay on the disk until a pass comes to them."""
     controls = recipe_controls(recipe, tokenizer)
-    encoder = Encoder(tokenizer, response_only=recipe.response_only, controls=controls)
     sharded = [source for source in recipe.mix if is_sharded(source, data)]
     documents = encode_sources(
         [source for source in recipe.mix if source not in sharded],
@@ -48,7 +47,8 @@ def documents_of(recipe: Recipe, data: Path, tokenizer: Tokenizer) -> Material:
         whole += recall_documents(plain, recipe.recall_tokens, controls.border, end, control=0, seed=recipe.seed)
     if recipe.needle_tokens:
         hay = _hay(recipe, data, tokenizer)
-        whole += needle_documents(hay, recipe.needle_tokens, encoder, seed=recipe.seed)
+        answers = Encoder(tokenizer, response_only=True, controls=controls)
+        whole += needle_documents(hay, recipe.needle_tokens, answers, seed=recipe.seed)
     in_memory = join(documents, whole)
     if not shards:
         return in_memory

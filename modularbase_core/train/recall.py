@@ -32,6 +32,10 @@ NEEDLES: Final = {
         ("One more thing, {name} has the number {value}.", "Which number has {name}?", "{value}"),
         ("{value} opens {name}. Do not forget {value}.", "What opens {name}?", "{value}"),
         ("The secret of {name}: {value}.", "What is the secret of {name}?", "The secret of {name} is {value}."),
+        ("The number for {name} is {value}.", "What number belongs to {name}?", "{value}"),
+        ("Among other things, the {name} was set to {value}.", "What was the {name} set to?", "{value}"),
+        ("A key of {name} is {value}.", "Which key does {name} have?", "{value}"),
+        ("{name} (see {value})", "What should one see for {name}?", "{value}"),
     ),
     "zh": (
         ("{name}是{value}。", "{name}是什么？", "{value}"),
@@ -43,12 +47,28 @@ NEEDLES: Final = {
         ("找{name}请拨{value}。", "找{name}拨什么号？", "{value}"),
         ("重要：{value}就是{name}！", "{name}是哪个？", "{value}"),
         ("打开{name}要用{value}，记住{value}。", "用什么打开{name}？", "用{value}。"),
+        ("已知{name}为{value}。", "{name}等于几？", "{value}"),
+        ("{name}的号码为{value}。", "{name}的号码是几？", "{value}"),
+        ("{value}归{name}所有。", "什么归{name}所有？", "{value}"),
+        ("{name}的暗号就是{value}。", "{name}的暗号为何？", "{value}"),
+        ("{name}（{value}）", "{name}后面的括号里是什么？", "{value}"),
     ),
 }
 """How a thing is told, asked for and answered. Names are words of the texts around, so that any name will do."""
+OPENINGS: Final = {
+    "en": ("", "", "Note this: ", "By the way: ", "Listen. ", "One thing more. ", "For later: ", "Attention! "),
+    "zh": ("", "", "注意：", "顺便说一句，", "听好了，", "还有一件事，", "以后要用：", "请看："),
+}
+REMINDERS: Final = {
+    "en": ("", "", " Remember it.", " Do not lose it.", " You will need it.", " Again: {value}.", " That is {name}."),
+    "zh": ("", "", "请记住。", "不要忘了。", "以后会用到。", "再说一遍：{value}。", "这就是{name}。"),
+}
+"""What may stand before and after, so that few things are told in the same words."""
 SHORTEST, LONGEST = 48, 940
 """Tokens of filler around needles: up to nearly a window of 1,024, the question and answer beside."""
-MOST_NEEDLES = 6
+FEW_NEEDLES, MOST_NEEDLES = 6, 16
+NEEDLE_TOKENS = 45
+"""About what telling, asking and answering one thing takes."""
 SHORTEST_COPY, LONGEST_COPY = 48, 1000
 """Tokens of a recall document: up to a window of 1,024."""
 LONGEST_SNIPPET = 128
@@ -84,11 +104,12 @@ def recall_documents(
 def needle_documents(
     texts: Sequence[tuple[str, str]], wanted: int, encoder: Encoder, *, seed: int
 ) -> Iterator[Document]:
-    """Yield documents of about `wanted` tokens in all that tell 1 to 6 things in a text and then ask for some.
+    """Yield documents of about `wanted` tokens in all that tell 1 to 16 things in a text and then ask for some.
 
     texts: (language, text) to hide them in. Passkey retrieval (Mohtashami and Jaggi, 2023) and its form with several
-    keys (RULER, Hsieh et al., 2024), at every depth and length up to the window, as plain text and as a chat. Raises
-    DataError when there is no text.
+    keys (RULER, Hsieh et al., 2024), at every depth and length up to the window, as plain text and as a chat. The loss
+    counts on the answers alone: they are a few tokens of each text, and would be lost among the rest. Raises DataError
+    when there is no text.
     """
     if not texts:
         raise DataError("needle_tokens finds no text to hide anything in; give [[hay]] with texts, or a longer mix")
@@ -96,34 +117,55 @@ def needle_documents(
     made = 0
     while made < wanted:
         language, text = texts[random_.randrange(len(texts))]
+        count = _count(random_)
         filler = int(SHORTEST * (LONGEST / SHORTEST) ** random_.random())
-        document = encoder.encode(_needles(language, encoder.snippet(text, filler, random_), random_))
+        text = encoder.snippet(text, max(SHORTEST, min(filler, LONGEST - NEEDLE_TOKENS * count)), random_)
+        document = _document(*_needles(language, text, count, random_), language, encoder, random_)
         if len(document[0]) > LONGEST + 80:
             continue
         made += len(document[0])
         yield document
 
 
-def _needles(language: str, text: str, random_: random.Random) -> Record:
-    tell, ask, answer = random_.choice(NEEDLES["zh" if language.startswith("zh") else "en"])
-    count = random_.randint(2, MOST_NEEDLES) if random_.random() < 0.6 else 1
+def _count(random_: random.Random) -> int:
+    """Return how many things are told: one, a few, or many."""
+    kind = random_.random()
+    if kind < 0.35:
+        return 1
+    return random_.randint(2, FEW_NEEDLES) if kind < 0.7 else random_.randint(FEW_NEEDLES + 1, MOST_NEEDLES)
+
+
+def _needles(language: str, text: str, count: int, random_: random.Random) -> tuple[str, list[tuple[str, str]]]:
+    """Return a text that tells `count` things, and questions and answers about some of them."""
+    spoken = "zh" if language.startswith("zh") else "en"
+    tell, ask, answer = random_.choice(NEEDLES[spoken])
+    tell = f"{random_.choice(OPENINGS[spoken])}{tell}{random_.choice(REMINDERS[spoken])}"
     things = {_name(language, text, random_): _value(language, text, random_) for _ in range(count)}
     places = sorted((_place(text, random_) for _ in things), reverse=True)  # from the end, so none lands in another
     for at, (name, value) in zip(places, things.items(), strict=True):
         told = tell.format(name=name, value=value)
         text = f"{text[:at]}{random_.choice((' ', chr(10)))}{told}{random_.choice((' ', chr(10)))}{text[at:]}"
     wanted = random_.sample(sorted(things.items()), random_.randint(1, len(things)))
-    asked = [(ask.format(name=name), answer.format(name=name, value=value)) for name, value in wanted]
+    return text, [(ask.format(name=name), answer.format(name=name, value=value)) for name, value in wanted]
+
+
+def _document(
+    text: str, asked: Sequence[tuple[str, str]], language: str, encoder: Encoder, random_: random.Random
+) -> Document:
+    """Put a text and what is asked about it together: line by line, or as a chat that asks at once or later."""
     if random_.random() < 0.3:
-        lines = "\n".join(f"{question} {said}" for question, said in asked)
-        return Record(f"{text}\n\n{lines}", (), language, "recall")
+        pieces = [(f"{text}\n", False)]
+        for question, said in asked:
+            pieces += [(f"\n{question}", False), (f" {said}", True)]
+        return encoder.encode_pieces(pieces)
     if random_.random() < 0.5:
         turns = [("user", f"{text}\n\n{asked[0][0]}"), ("assistant", asked[0][1])]
         asked = asked[1:]
     else:
         turns = [("user", text), ("assistant", "好的。" if language.startswith("zh") else "OK.")]
     turns += [turn for question, said in asked for turn in (("user", question), ("assistant", said))]
-    return Record(None, tuple({"role": role, "content": content} for role, content in turns), language, "recall")
+    said_by = tuple({"role": role, "content": content} for role, content in turns)
+    return encoder.encode(Record(None, said_by, language, "recall"))
 
 
 def _place(text: str, random_: random.Random) -> int:

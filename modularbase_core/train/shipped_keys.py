@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from modularbase_core.config import EngineConfig
 from modularbase_core.device.weights import Background, read_background, read_routing, write_weights
 from modularbase_core.graph.networks import Base, Router
-from modularbase_core.packs.keys import background_centres, grown_keys, held_back, routing_keys
+from modularbase_core.packs.keys import background_centres, grown_keys, held_back, keys_beside, routing_keys
 from modularbase_core.sdk.architecture import RouterArchitecture
 from modularbase_core.sdk.examples import Example, read_examples
 from modularbase_core.sdk.manifest import EXAMPLES_FILE, ROUTING_FILE, weights_name
@@ -71,11 +71,14 @@ def write_keys(read: Reading, directory: Path, neighbours: Sequence[str] = ()) -
     """
     own, others = [message.text for message in read.messages(read.recipe.examples)], read.recipe.others
     background = read.background
-    if others:
-        other = read.queries([one.text for one in read.messages(others)])
+    queries = read.queries(own)
+    if neighbours and not others:
+        beside, reach = read.queries(neighbours), EngineConfig().threshold
+        made = keys_beside(queries, background.others, beside, background.centres, reach)
     else:
-        other = np.concatenate([background.others, read.queries(neighbours)]) if neighbours else background.others
-    _write(routing_keys(read.queries(own), other, background.centres), read, directory)
+        other = read.queries([one.text for one in read.messages(others)]) if others else background.others
+        made = routing_keys(queries, other, background.centres)
+    _write(made, read, directory)
     # as many languages and kinds as there are: the messages come in random order
     _write_examples(directory, [Example(text) for text in own if len(text) <= LONGEST_EXAMPLE][:SHOWN_EXAMPLES])
 
@@ -95,6 +98,8 @@ def write_grown_keys(read: Reading, origin: Pack, new: Sequence[str], directory:
     if origin.routing.exists() and (kept := read_routing(origin.routing, read.key_size)).made_with == read.made_with:
         scale, bias = np.array([kept.scale], np.float32), np.array([kept.bias], np.float32)
         made = {"keys": grown_keys(kept.keys, read.queries(new)), "scale": scale, "bias": bias}
+        if kept.against is not None:
+            made["against"] = kept.against
     else:
         background = read.background
         own = read.queries([*(one.prompt for one in old), *new])
@@ -119,7 +124,9 @@ def write_first_keys(read: Reading, new: Sequence[str], directory: Path) -> None
 
 def write_background(read: Reading, directory: Path) -> None:
     """Write what a router brings to tell packs' messages from: those that belong to no pack."""
-    others = read.queries([message.text for message in read.messages(read.recipe.others)])
+    messages = [message.text for message in read.messages(read.recipe.others)]
+    random.Random(read.recipe.seed).shuffle(messages)  # a few of every source are shipped
+    others = read.queries(messages)
     tensors = {"background": background_centres(others), "others": others[:SHIPPED_OTHERS]}
     write_weights(directory / ROUTING_FILE, tensors, quantise=False)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from modularbase_core.device.weights import Routing
 from modularbase_core.packs.hooks import Hooks
-from modularbase_core.packs.keys import scores
+from modularbase_core.packs.keys import apart, scores
 from modularbase_core.turn.queries import Queries
 from modularbase_core.turn.sequence import Sequence
 from modularbase_core.turn.stages import Route, RoutedPack
@@ -70,7 +70,7 @@ class Routes:
     def scores(self, query: NDArray[np.float32]) -> dict[str, float]:
         """Return the score, 0..1, of every pack with keys; none depends on what else is installed."""
         return {
-            pack_id: float(scores(query[None], one.keys, one.scale, one.bias, self._background)[0])
+            pack_id: float(scores(query[None], one.keys, one.scale, one.bias, apart(self._background, one.against))[0])
             for pack_id, one in self._keys.items()
         }
 

@@ -40,8 +40,8 @@ OWN_PROMPT = 0.7
 GREEDY_DISTINCT_2, SAMPLED_DISTINCT_2, SAMPLED_REPEATED_4 = 0.3, 0.85, 0.02
 ROUTED = {"held-out": 0.95, "natural": 0.85, "natural, unseen": 0.85, "off-domain": 0.95}
 """The least share of messages that reach their pack, of all."""
-RECALLED = {"passkey": 0.9, "several": 0.5}
-"""The least share of keys that are said, at each length."""
+RECALLED = {"passkey, en": 0.98}
+"""The least share of keys that are said, at each length; Chinese ones and one of several keys are measured alone."""
 
 QUICK_RECORDS, QUICK_MESSAGES, QUICK_ANSWERS = 60, 200, 12
 QUICK_DEPTHS = (0.1, 0.5, 0.9)
@@ -128,7 +128,7 @@ def recalls(data: Path, quick: bool) -> Iterator[Figure]:
     hidden = recall.prompts(data, 1 if quick else 2, depths=QUICK_DEPTHS if quick else recall.DEPTHS)
     found = recall.accuracies(hidden, recall.found(hidden, recall.said_by_torch))
     for name, value in found.items():
-        bar = None if "depth" in name else RECALLED[name.partition(",")[0]]
+        bar = None if "depth" in name else RECALLED.get(name.rpartition(",")[0])
         yield Figure(f"recall, {name}", value, bar, least=True)
 
 

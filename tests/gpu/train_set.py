@@ -58,10 +58,11 @@ def main() -> int:
 
 def stages() -> list[tuple[str, Path, list[str]]]:
     """Return (stage, recipe, flags) in the order in which they stand on one another."""
-    begun = "nano-base-begun"  # its own name: what follows stands on the base that base_more.toml ships
+    begun = "nano-base-begun"  # its own name: what follows stands on the base that base_recall.toml ships
     first = [
         ("base", NANO / "base.toml", ["--name", begun]),
         ("base", NANO / "base_more.toml", ["--base", begun, "--start", begun]),
+        ("base", NANO / "base_recall.toml", []),
         ("chat", NANO / "chat.toml", []),
         ("router", NANO / "router.toml", []),
     ]
@@ -98,7 +99,8 @@ def train(carry: Path, out: Path, seconds: float, factor: float, device: str) ->
     for stage, recipe, flags in stages():
         if (kept / recipe.stem).exists():
             continue
-        command = [str(program), "train", stage, str(recipe), "--ship", "--device", device, *flags]
+        ship = ["--ship"] if "\nship = " in recipe.read_text() else []
+        command = [str(program), "train", stage, str(recipe), *ship, "--device", device, *flags]
         command += ["--data", str(carry / "data"), "--runs", str(kept / "runs"), "--threads", "0", "--logs", "none"]
         started = time.monotonic()
         if not _run_until(command, end - TO_STOP):

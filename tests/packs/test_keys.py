@@ -6,7 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modularbase_core.device.weights import Routing
-from modularbase_core.packs.keys import BACKGROUND, KEYS, background_centres, nearness, routing_keys, scores
+from modularbase_core.packs.keys import (
+    AGAINST_CENTRES,
+    BACKGROUND,
+    KEYS,
+    TAKEN_BESIDE,
+    apart,
+    background_centres,
+    keys_beside,
+    nearness,
+    routing_keys,
+    scores,
+)
 from modularbase_core.turn.route import Routes
 
 SIZE = 16
@@ -166,3 +177,24 @@ def test_a_background_has_at_most_so_many_centres(messages, centres):
     got = background_centres(directions(messages, 5))
     assert got.shape == (centres, SIZE)
     assert np.linalg.norm(got, axis=1) == pytest.approx(np.ones(centres), abs=1e-5)
+
+
+def test_a_pack_beside_others_leaves_them_their_messages_and_finds_its_own():
+    own, theirs = (unit(directions(1, 4) + shift) for shift in (0.25 * directions(1, 5), 0.25 * directions(1, 6)))
+    mine, beside = about(own, 200, 7, noise=0.1), about(theirs, 200, 8, noise=0.1)
+    alone = routing_keys(mine, OTHERS, BACK)
+    made = keys_beside(mine, OTHERS, beside, BACK, 0.3)
+    assert made["against"].shape == (AGAINST_CENTRES, SIZE)
+    new = about(theirs, 200, 9, noise=0.1)
+    taken = scored(new, made, apart(BACK, made["against"])) >= 0.3
+    assert taken.mean() <= 2 * TAKEN_BESIDE < (scored(new, alone, BACK) >= 0.3).mean()
+    assert (scored(about(own, 200, 10, noise=0.1), made, apart(BACK, made["against"])) >= 0.3).mean() > 0.8
+
+
+def test_what_a_pack_brings_against_others_is_background_for_it_alone():
+    made = routing_keys(about(CENTRE, 40, 7), OTHERS, BACK)
+    plain = Routing(made["keys"], float(made["scale"][0]), float(made["bias"][0]))
+    guarded = Routing(plain.keys, plain.scale, plain.bias, against=directions(3, 11))
+    got = Routes(None, {"a": plain, "b": guarded}, BACK, "a").scores(CENTRE[0])
+    assert got["a"] == pytest.approx(float(scored(CENTRE, made, BACK)[0]))
+    assert got["b"] == pytest.approx(float(scored(CENTRE, made, apart(BACK, guarded.against))[0]))
