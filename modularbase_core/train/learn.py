@@ -6,8 +6,9 @@ to `learn`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -54,6 +55,7 @@ def learn(
 
     loss_of(ids [W, N+1], learn [W, N+1]) is a scalar; begin: id of the token that each document starts with.
     """
+    start = {name: value.clone() for name, value in network.state_dict().items()} if recipe.kept_start else {}
     train(
         network,
         loss_of,
@@ -63,7 +65,17 @@ def learn(
         settings=Settings(**{item.name: getattr(recipe, item.name) for item in fields(Settings)}),
         recipe=keys_of(recipe),
         quiet=quiet,
+        finish=partial(blended, start, 1 - recipe.kept_start) if start else None,
     )
+
+
+def blended(start: Mapping[str, Tensor], share: float, learnt: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights on the line from `start` to `learnt`, `share` of the way (WiSE-FT: Wortsman et al., 2022).
+
+    A short run on few kinds of text forgets the others; on the way back, most of what it learnt outlasts most of what
+    it forgot.
+    """
+    return {name: torch.lerp(start[name], value.to(start[name]), share) for name, value in learnt.items()}
 
 
 def schedule_of(recipe: Recipe) -> Schedule:

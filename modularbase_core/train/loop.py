@@ -57,6 +57,7 @@ def train(
     recipe: Mapping[str, str] | None = None,
     quiet: bool = False,
     save_seconds: float = 240.0,
+    finish: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
 ) -> None:
     """Train `network` in place from its checkpoint, if there is one, to the schedule's end.
 
@@ -64,7 +65,7 @@ def train(
     loss_of(ids [W, N+1], learn [W, N+1]) is a scalar, the mean over the tokens that count, which are those of
     learn[:, 1:]; where it has a method `figures`, logs are told what that says of the last batch. batches(step) yields
     batches from that step on, the same in every process. recipe: what `saving.keys_of` says of it, kept in the
-    checkpoint.
+    checkpoint. finish: what is made of the last step's state_dict before it is kept.
 
     The checkpoint is written atomically every `save_seconds`, at the end and on Ctrl-C; one that comes inside
     an optimiser step leaves the older checkpoint, so a run that resumes has the bits of one that never stopped.
@@ -73,7 +74,7 @@ def train(
     """
     settings = settings or Settings()
     with joined(settings.parallel, settings.device, offload=settings.offload) as ranks:
-        _Walk(network, loss_of, schedule, checkpoint, settings, recipe or {}, ranks).run(
+        _Walk(network, loss_of, schedule, checkpoint, settings, recipe or {}, ranks, finish).run(
             batches, quiet=quiet, save_seconds=save_seconds
         )
 
@@ -90,7 +91,9 @@ class _Walk:
         settings: Settings,
         recipe: Mapping[str, str],
         ranks: Ranks,
+        finish: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None,
     ) -> None:
+        self._finish = finish
         self._network, self._schedule, self._path = network, schedule, checkpoint
         self._settings, self._recipe, self._ranks = settings, dict(recipe), ranks
         state = read_checkpoint(checkpoint) if checkpoint.exists() else None
@@ -211,6 +214,8 @@ class _Walk:
         }
         failed: Exception | None = None
         if self._ranks.first:
+            if self._finish is not None and self._step == self._schedule.steps:
+                state["network"] = self._finish(state["network"])
             try:
                 write_checkpoint(state, self._path)
             except Exception as error:

@@ -1,6 +1,7 @@
 """The walk: what a step is, how it may end, and what is kept."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ from modularbase_core.errors import ConfigError, DataError, TrainingError
 from modularbase_core.graph.networks import Base, Pack
 from modularbase_core.sdk.architecture import BaseArchitecture, Blocks, PackArchitecture
 from modularbase_core.train.language import Loss, Whole
+from modularbase_core.train.learn import blended
 from modularbase_core.train.loop import Batch, Settings, train
 from modularbase_core.train.optimisers import Optimisers
+from modularbase_core.train.saving import read_checkpoint
 from modularbase_core.train.schedule import Schedule
 
 
@@ -133,6 +136,36 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path, dropout: flo
     second = network(dropout=dropout)
     train(second, loss_of(second), batches, schedule, tmp_path / "cut.pt", quiet=True)
     assert same(whole, second)
+
+
+def test_only_the_last_step_is_finished_and_once_however_often_the_run_was_interrupted(tmp_path: Path) -> None:
+    start, whole, schedule = network().state_dict(), network(), Schedule(steps=6, warmup_steps=2)
+    train(whole, loss_of(whole), batches, schedule, tmp_path / "whole.pt", quiet=True)
+
+    def interrupted(step: int) -> Iterator[Batch]:
+        for number, batch in enumerate(batches(step)):
+            yield batch
+            if step + number in (1, 4):
+                raise KeyboardInterrupt
+
+    for _ in range(2):
+        cut = network()
+        with pytest.raises(KeyboardInterrupt):
+            train(
+                cut,
+                loss_of(cut),
+                interrupted,
+                schedule,
+                tmp_path / "c.pt",
+                quiet=True,
+                finish=partial(blended, start, 0.7),
+            )
+    for _ in range(2):
+        cut = network()
+        train(cut, loss_of(cut), batches, schedule, tmp_path / "c.pt", quiet=True, finish=partial(blended, start, 0.7))
+    kept = read_checkpoint(tmp_path / "c.pt")["network"]
+    for name, value in whole.state_dict().items():
+        assert torch.equal(kept[name], torch.lerp(start[name], value, 0.7))
 
 
 def test_a_run_interrupted_between_muon_and_adamw_resumes_from_the_step_before(

@@ -51,6 +51,7 @@ HELP: Final[Mapping[str, str]] = {
     "schedule": "How the rate goes.",
     "weight_decay": "Of matrices.",
     "clip_norm": "Largest norm of the gradient.",
+    "kept_start": "Share of the weights it started from in those it ends with.",
     "accumulate": "Parts that a step is walked in, to save memory.",
     "precision": "Of the passes; weights stay fp32.",
     "compile": "Whether torch.compile is used.",

@@ -37,7 +37,7 @@ POSITIVE: Final = (
     "accumulate",
 )
 NOT_NEGATIVE: Final = ("recall_tokens", "needle_tokens", "weight_decay", "balance", "z_loss", "threads")
-SHARES: Final = ("replay_share", "threshold")
+SHARES: Final = ("replay_share", "threshold", "kept_start")
 LEARNS: Final[Mapping[str, tuple[str, ...]]] = {
     "align": ("input", "output", "norms"),
     "base": ("embedding", "understanding", "pack", "fusion", "head"),
@@ -66,6 +66,7 @@ class Recipe:
     How it learns: `batch_tokens` make a step, walked in `accumulate` parts, whose gradients are added up. optimiser:
     muon for matrices (`matrix_rate`) and AdamW for the rest (`other_rate`), or adamw for all (`other_rate`). schedule:
     wsd (warm up, hold, decay over `decay_share` of the steps) or cosine. clip_norm: the largest norm of the gradient.
+    kept_start: share of the weights it started from in those it ends with, see `learn.blended`.
     precision: of the passes; weights are kept in float32. checkpoint_activations: keep what enters a layer alone and
     run it once more on the way back. balance, z_loss: weights of the losses that
     spread tokens over a mixture's experts and keep its router's logits small.
@@ -103,6 +104,7 @@ class Recipe:
     schedule: str = "wsd"
     weight_decay: float = 0.01
     clip_norm: float = 1.0
+    kept_start: float = 0.0
     accumulate: int = 1
     precision: str = "bf16"
     compile: bool = True
