@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from modularbase_core.device.weights import Background, Routing, read_background, read_routing, write_weights
 from modularbase_core.errors import BudgetError, InputError, ManifestError, WeightsError
 from modularbase_core.packs.catalog import InstalledPack
-from modularbase_core.packs.keys import routing_keys
+from modularbase_core.packs.keys import METHOD, routing_keys
 from modularbase_core.packs.resolve import Lineup
 from modularbase_core.sdk.architecture import RouterArchitecture
 from modularbase_core.sdk.examples import read_examples
@@ -94,7 +94,7 @@ def _must_be_made(one: InstalledPack, made_for: str) -> bool:
 def _remade(one: InstalledPack, lineup: Lineup, queries: Queries, cache_dir: Path) -> Routing:
     prompts = [example.prompt for example in read_examples(one.pack.examples)]
     background = lineup.router.manifest.files.get(ROUTING_FILE, "")
-    identity = json.dumps([made_with(lineup), background, prompts])
+    identity = json.dumps([METHOD, made_with(lineup), background, prompts])
     file = cache_dir / "routing" / f"{hashlib.sha256(identity.encode()).hexdigest()}.safetensors"
     size = _router(lineup).key_size
     with suppress(WeightsError):  # not made yet, or not whole

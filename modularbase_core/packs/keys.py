@@ -20,6 +20,8 @@ BACKGROUND: Final = 128
 """Centres of a pack with enough examples, and of a router's background."""
 AGAINST_CENTRES: Final = 24
 """Of the messages of the packs that it stands beside."""
+METHOD: Final = 2
+"""Counts the ways in which keys have been made: those in a cache that were made otherwise are made again."""
 GROWN: Final = 4
 """Keys that a pack gets with new messages."""
 MOST_KEYS: Final = 64
