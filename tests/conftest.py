@@ -29,8 +29,10 @@ def tiny_packs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
-    """A cache that the session's tests share, so that each architecture is compiled once."""
+    """A cache that the session's tests share, so that each architecture is compiled once, by whichever process."""
     kept: Path | None = request.config.getoption("--compiled")
+    if kept is None and hasattr(request.config, "workerinput"):  # one of several processes (pytest-xdist)
+        return tmp_path_factory.getbasetemp().parent / "cache"
     return kept or tmp_path_factory.mktemp("cache")
 
 

@@ -100,7 +100,7 @@ def leave_out(data: Path, sets: dict[str, list[Row]]) -> dict[str, float]:
     """Share of each domain's held-out and natural prompts that reach its pack, where no router training saw it."""
     recipe = read_recipe(RECIPE)
     base = load_shipped(recipe.folder / recipe.over / "base")
-    tokenizer = Tokenizer.from_file(str(recipe.folder / recipe.tokenizer))
+    tokenizer = Tokenizer.from_file(str(discover().find("nano-base").pack.tokenizer))
     tokenizer.encode_special_tokens = True
     parts = [read_messages([source], data, recipe.folder, recipe.seed) for source in recipe.mix]
     messages = [message for part in parts for message in part]

@@ -40,7 +40,7 @@ OWN_PROMPT = 0.7
 GREEDY_DISTINCT_2, SAMPLED_DISTINCT_2, SAMPLED_REPEATED_4 = 0.3, 0.85, 0.02
 ROUTED = {"held-out": 0.95, "natural": 0.85, "natural, unseen": 0.85, "off-domain": 0.95}
 """The least share of messages that reach their pack, of all."""
-RECALLED = {"passkey, en": 0.98}
+RECALLED = {"passkey, en": 0.95}
 """The least share of keys that are said, at each length; Chinese ones and one of several keys are measured alone."""
 
 QUICK_RECORDS, QUICK_MESSAGES, QUICK_ANSWERS = 60, 200, 12

@@ -158,8 +158,8 @@ def test_manifest_and_project_say_the_same(project):
     assert draft.fallback == ("general_chat",)
     (needed,) = map(Requirement, told["dependencies"])
     (compatible,) = draft.base_compatibility
-    shipped = SpecifierSet(">=1.0,<1.1")  # as the packs in plugins_example say
-    for version in ("0.9", "1.0.0", "1.0.7", "1.1", "2.0"):
+    shipped = SpecifierSet(">=1.1,<1.2")  # as the packs in plugins_example say
+    for version in ("0.9", "1.0.7", "1.1.0", "1.1.7", "1.2", "2.0"):
         assert (version in needed.specifier) == (version in SpecifierSet(f"=={compatible}.*")) == (version in shipped)
     assert (needed.name, draft.base) == ("modularbase-nano", "nano-base")
 

@@ -27,7 +27,7 @@ MODULES = {
     "modularbase-pack-creative": ("modularbase_pack_creative", ["creative_writing"]),
 }
 DOMAINS = [ids[0] for project, (_, ids) in MODULES.items() if project.startswith("modularbase-pack-")]
-LIMIT_BYTES = 20_000_000
+LIMIT_BYTES = 32_000_000
 
 
 def shipped():
