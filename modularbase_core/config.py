@@ -52,7 +52,7 @@ class EngineConfig:
     hot_tokens: int = 8192
     memory_bytes: int = 4 << 30
     max_prompt_bytes: int = 256 << 10
-    threshold: float = 0.3
+    threshold: float = 0.4
     packs_per_turn: int = 1
     fusion: str = "mean"
     contradiction: float = 0.3

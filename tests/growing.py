@@ -67,7 +67,10 @@ class EagerModel:
         count = token_ids.shape[1]
         hidden = self._base.understand(token_ids.flatten(), understanding)
         rows = torch.arange(1, self._batch + 1) * count - 1
-        logits: Tensor = self._base.fuse(self._pack(hidden, expert), fusion, rows)
+        output = self._pack(hidden, expert)
+        logits: Tensor = self._base.fuse(output, fusion, rows)
+        if self._pack.head is not None:
+            logits = self._pack.head(output, rows, logits, torch.ones(len(output)))
         for place in self._places:
             place.length += count
         return logits

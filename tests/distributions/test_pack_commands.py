@@ -15,7 +15,7 @@ from tiny_wheels import write_wheel
 
 from modularbase_core.sdk.manifest import WEIGHTS_FILE
 
-SQL = manifest("sql_tips", "domain", PACK, aliases=("sql",))
+SQL = manifest("sql_tips", "domain", PACK, aliases=("sql",), base_compatibility=("1",))
 NAME = "modularbase-pack-sql"
 
 
@@ -92,7 +92,10 @@ def test_what_is_refused_leaves_nothing_behind(pack, shelf, tmp_path):
     assert "no pack 'nothing' is offered" in pack("install", "nothing", code=1)
     assert "there are 1.0.0, 1.1.0" in pack("install", "sql@9.9", code=1)
     needy = write_wheel(
-        tmp_path, "modularbase-pack-needy", packs=[manifest("needy", "domain", PACK)], requires=["gone"]
+        tmp_path,
+        "modularbase-pack-needy",
+        packs=[manifest("needy", "domain", PACK, base_compatibility=("1",))],
+        requires=["gone"],
     )
     assert "no distribution 'gone' is offered" in pack("install", needy, code=1)
     assert pack.venv.pip("freeze") == before

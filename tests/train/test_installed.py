@@ -189,10 +189,7 @@ def test_a_pack_is_trained_and_shipped_into_the_manifest_that_is_there(recipe, c
 
 
 def test_packs_beside_it_are_asked_for_the_messages_that_are_theirs(catalog):
-    (catalog.find("python_code").pack.directory / "examples.json").write_text('[{"prompt": "sort a list"}]')
-    assert messages_of_neighbours("tiny-base", "sums", lambda: catalog) == [
-        "sort a list"
-    ]  # general chat's are nobody's
+    assert messages_of_neighbours("tiny-base", "sums", lambda: catalog) == ["hi"]  # general chat's are nobody's
     assert messages_of_neighbours("tiny-base", "python_code", lambda: catalog) == []
     assert messages_of_neighbours("another-base", "sums", lambda: catalog) == []
 
