@@ -70,7 +70,7 @@ class EagerModel:
         output = self._pack(hidden, expert)
         logits: Tensor = self._base.fuse(output, fusion, rows)
         if self._pack.head is not None:
-            logits = self._pack.head(output, rows, logits, torch.ones(len(output)))
+            logits = self._pack.head(output, rows, logits, torch.ones(len(rows)))
         for place in self._places:
             place.length += count
         return logits

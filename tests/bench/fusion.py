@@ -186,14 +186,13 @@ def blends(name: str, files: list[Path], count: int) -> dict[str, float]:
         hidden = base.understand(tokens, place)
         outputs = {pack: network(hidden, place) for pack, network in packs.items()}
 
-        def logits(mixed: torch.Tensor, place: Windows = place, rows: torch.Tensor = rows) -> torch.Tensor:
-            found: torch.Tensor = base.fuse(mixed, place, rows)
-            return found
-
         def lose(kind: str, found: torch.Tensor, wanted: torch.Tensor = tokens[rows + 1]) -> None:
             losses[kind] = losses.get(kind, 0.0) + float(functional.cross_entropy(found, wanted, reduction="sum"))
 
-        alone = {pack: logits(output) for pack, output in outputs.items()}
+        alone = {
+            pack: _logits(base, packs, outputs, {pack: torch.ones(len(output))}, place, rows)
+            for pack, output in outputs.items()
+        }
         for pack, found in alone.items():
             lose(pack, found)
         cosines.append(functional.cosine_similarity(*outputs.values(), dim=-1)[rows].numpy())
@@ -205,8 +204,10 @@ def blends(name: str, files: list[Path], count: int) -> dict[str, float]:
             for fusion in BUILTIN:
                 for limit in LIMITS:
                     shares = Shares(fusion, limit)(np.array([LEADING, 1 - LEADING], np.float32), gram, len(gram))
-                    mixed = (torch.from_numpy(shares)[:, :, None] * both).sum(1)
-                    lose(f"{order[0]} leads, {fusion.name}, {limit:g}", logits(mixed))
+                    parts = dict(zip(order, torch.from_numpy(shares).unbind(1), strict=True))
+                    lose(
+                        f"{order[0]} leads, {fusion.name}, {limit:g}", _logits(base, packs, outputs, parts, place, rows)
+                    )
     cosine, agree = np.concatenate(cosines), np.concatenate(agreeing)
     out = {f"{name}: perplexity, {kind}": math.exp(loss / len(cosine)) for kind, loss in losses.items()}
     out |= {f"{name}: cosine, {part} %": float(np.percentile(cosine, part)) for part in (1, 5, 25, 50, 75, 95, 99)}
@@ -216,6 +217,23 @@ def blends(name: str, files: list[Path], count: int) -> dict[str, float]:
         if inside.any():
             out[f"{name}: same best token at {low:g}..{min(high, 1):g}"] = float(agree[inside].mean())
     return out
+
+
+def _logits(
+    base: torch.nn.Module,
+    packs: dict[str, torch.nn.Module],
+    outputs: dict[str, torch.Tensor],
+    shares: dict[str, torch.Tensor],
+    place: Windows,
+    rows: torch.Tensor,
+) -> torch.Tensor:
+    """Return [R, V] of packs by their shares [T] of each token, also of what they add to the head."""
+    mixed = sum(share[:, None] * outputs[pack] for pack, share in shares.items())
+    found: torch.Tensor = base.fuse(mixed, place, rows)
+    for pack, share in shares.items():
+        if (head := packs[pack].head) is not None:
+            found = head(outputs[pack], rows, found, share[rows])
+    return found
 
 
 if __name__ == "__main__":
