@@ -3,8 +3,9 @@
 The monolith is the same base and trunk, and the same part of the head, with every weight learning, by the pack's own
 recipe: same start, texts and steps; what AdamW learns at half the rate, about what the base learnt with, as embeddings
 that are there already need less than a part of the head that is new. Perplexity on the pack's held-out records, of
-float weights for both; beside them base + general chat before either, and the pack's ratio to each. Bars: at most 0.7 x general chat, at most 1.05 x the monolith. A run that is in
-RUNS already is not trained again; an interrupted one goes on.
+float weights for both; beside them base + general chat before either, and the pack's ratio to each. Bars: at most
+0.7 x general chat, at most 1.05 x the monolith. A run that is in RUNS already is not trained again; an interrupted one
+goes on.
 
     python tests/bench/monolith.py DATA RECIPE... [--runs RUNS] [--tokens 2000000] [--records 200]
 """
