@@ -25,8 +25,8 @@ METHOD: Final = 2
 GROWN: Final = 4
 """Keys that a pack gets with new messages."""
 MOST_KEYS: Final = 64
-TAKEN, TAKEN_BESIDE = 0.02, 0.05
-"""Share of other messages that a held-back pack may take: one that grew out of others, one made beside them."""
+TAKEN: Final = 0.02
+"""Share of other messages that a pack which is held back may take."""
 _SHARPNESS: Final = 14.0  # the inverse of the temperature that routers are trained with
 _ROUNDS: Final = 20
 _UNFITTED: Final = (10.0, -2.0)  # about what packs with many examples get
@@ -84,25 +84,23 @@ def keys_beside(own: Floats, others: Floats, beside: Floats, background: Floats,
 
     Centres of those are what its own are told from too (`against` [m, key_size]): nothing but the router tells one
     subject from another that neither learnt to know. Of a pack of Rust pages, keys without them reached 0.43 of the
-    natural messages of other packs, with them 0.13. At most TAKEN_BESIDE of all others score `reach`.
+    natural messages of other packs, with them 0.06. It is held back too.
     """
     against = _centres(beside, min(AGAINST_CENTRES, len(beside)))[0]
     from_ = apart(background, against)
     every = np.concatenate([others, beside])
     made = routing_keys(own, every, from_)
-    return {**held_back(made, every, from_, reach, taken=TAKEN_BESIDE), "against": against}
+    return {**held_back(made, every, from_, reach), "against": against}
 
 
-def held_back(
-    made: Mapping[str, Floats], others: Floats, background: Floats, reach: float, *, taken: float = TAKEN
-) -> dict[str, Floats]:
-    """Return `routing_keys`' result with its bias lowered until at most `taken` of `others` score `reach` or more.
+def held_back(made: Mapping[str, Floats], others: Floats, background: Floats, reach: float) -> dict[str, Floats]:
+    """Return `routing_keys`' result with its bias lowered until at most TAKEN of `others` score `reach` or more.
 
     A pack that stands among packs that are known already finds less of its own so, but takes next to nothing of theirs.
     """
     scale, reach = float(made["scale"][0]), min(0.999, max(0.001, reach))
     near = scale * (nearness(others, made["keys"]) - nearness(others, background))
-    bias = min(float(made["bias"][0]), float(np.log(reach / (1 - reach)) - np.quantile(near, 1 - taken)))
+    bias = min(float(made["bias"][0]), float(np.log(reach / (1 - reach)) - np.quantile(near, 1 - TAKEN)))
     return {**made, "bias": np.array([bias], np.float32)}
 
 
