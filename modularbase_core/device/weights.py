@@ -21,10 +21,10 @@ from modularbase_core.errors import WeightsError
 from modularbase_core.sdk.architecture import Architecture
 from modularbase_core.sdk.files import write_atomically
 from modularbase_core.sdk.parameters import (
-    AGAINST,
     QUANTISATION_GROUP,
     Shape,
     background_shapes,
+    optional_routing_shapes,
     parameter_shapes,
     routing_shapes,
 )
@@ -64,10 +64,10 @@ class Routing:
 
 def read_routing(path: Path, key_size: int) -> Routing:
     """Read a pack's routing keys; raises WeightsError as `read_weights` does."""
-    values = read_tensors(path, routing_shapes(key_size, against=AGAINST in read_header(path)))
+    values = read_tensors(path, routing_shapes(key_size), optional=optional_routing_shapes(key_size))
     made_with = read_metadata(path).get("made_with", "")
     scale, bias = float(values["scale"][0]), float(values["bias"][0])
-    return Routing(values["keys"], scale, bias, made_with, values.get(AGAINST))
+    return Routing(values["keys"], scale, bias, made_with, values.get("against"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +84,15 @@ def read_background(path: Path, key_size: int) -> Background:
     return Background(values["background"], values["others"])
 
 
-def read_tensors(path: Path, expected: Mapping[str, tuple[int | None, ...]]) -> dict[str, Floats]:
-    """Read exactly the `expected` tensors as float32; None in a shape is any size."""
+def read_tensors(
+    path: Path,
+    expected: Mapping[str, tuple[int | None, ...]],
+    *,
+    optional: Mapping[str, tuple[int | None, ...]] | None = None,
+) -> dict[str, Floats]:
+    """Read exactly the `expected` tensors as float32, and those of `optional` that are there; None is any size."""
     entries = read_header(path)
+    expected = {**expected, **{name: shape for name, shape in (optional or {}).items() if name in entries}}
     check_shapes(path, entries, expected)
     try:
         stored = np.memmap(path, dtype=np.uint8, mode="r")

@@ -20,8 +20,6 @@ Shape = tuple[int, ...]
 
 QUANTISATION_GROUP: Final = 32
 """Values along the last axis that share one scale."""
-AGAINST: Final = "against"
-"""The tensor of a routing.safetensors that a pack may leave out."""
 
 
 def parameter_shapes(architecture: Architecture) -> dict[str, Shape]:
@@ -33,13 +31,14 @@ def parameter_shapes(architecture: Architecture) -> dict[str, Shape]:
     return dict(_router(architecture))
 
 
-def routing_shapes(key_size: int | None = None, *, against: bool = False) -> dict[str, tuple[int | None, ...]]:
-    """List the tensors of a pack's routing.safetensors: any number of keys (of any size: None), one scale, one bias.
+def routing_shapes(key_size: int | None = None) -> dict[str, tuple[int | None, ...]]:
+    """List the tensors of a pack's routing.safetensors: any number of keys (of any size: None), one scale, one bias."""
+    return {"keys": (None, key_size), "scale": (1,), "bias": (1,)}
 
-    against: also what the pack's messages are told from beside the router's background, which not every pack has.
-    """
-    shapes: dict[str, tuple[int | None, ...]] = {"keys": (None, key_size), "scale": (1,), "bias": (1,)}
-    return shapes | ({AGAINST: (None, key_size)} if against else {})
+
+def optional_routing_shapes(key_size: int | None = None) -> dict[str, tuple[int | None, ...]]:
+    """List those that a pack may leave out: what its messages are told from beside the router's background."""
+    return {"against": (None, key_size)}
 
 
 def background_shapes(key_size: int | None = None) -> dict[str, tuple[int | None, ...]]:

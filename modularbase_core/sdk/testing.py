@@ -15,7 +15,13 @@ from modularbase_core.sdk.files import file_sha256
 from modularbase_core.sdk.jsonfile import read_json
 from modularbase_core.sdk.manifest import DATA_FILES, MANIFEST_FILE, ROUTING_FILE, WEIGHTS_FILE, Manifest
 from modularbase_core.sdk.pack import Pack
-from modularbase_core.sdk.parameters import AGAINST, Shape, background_shapes, parameter_shapes, routing_shapes
+from modularbase_core.sdk.parameters import (
+    Shape,
+    background_shapes,
+    optional_routing_shapes,
+    parameter_shapes,
+    routing_shapes,
+)
 from modularbase_core.sdk.template import check_template
 from modularbase_core.sdk.tensorfile import check_shapes, read_header
 from modularbase_core.sdk.values import check_finite, read_rows
@@ -50,7 +56,7 @@ def check_pack(directory: Path, *, store: Path | None = None, key_size: int | No
         if pack.routing.exists():
             _check_routing(pack.routing, background_shapes(network.key_size))
     elif pack.routing.exists():
-        _check_routing(pack.routing, routing_shapes(key_size, against=AGAINST in read_header(pack.routing)))
+        _check_routing(pack.routing, routing_shapes(key_size), optional_routing_shapes(key_size))
     if isinstance(network, BaseArchitecture):
         control = _check_tokenizer(pack.tokenizer, network.vocabulary_size)
         if pack.template.exists():
@@ -113,10 +119,14 @@ def _check_tensors(path: Path, expected: dict[str, Shape] | dict[str, tuple[int 
     check_finite(path, entries)
 
 
-def _check_routing(path: Path, expected: dict[str, tuple[int | None, ...]]) -> None:
+def _check_routing(
+    path: Path, expected: dict[str, tuple[int | None, ...]], optional: dict[str, tuple[int | None, ...]] | None = None
+) -> None:
     """Check the tensors, and that the rows that queries are compared with are unit vectors, as queries are."""
-    _check_tensors(path, expected)
     entries = read_header(path)
+    expected = {**expected, **{name: shape for name, shape in (optional or {}).items() if name in entries}}
+    check_shapes(path, entries, expected)
+    check_finite(path, entries)
     if "scale" in expected and (scale := read_rows(path, entries, "scale")[0][0]) <= 0:
         raise WeightsError(f"{path}: 'scale' is {scale:g}; it must be positive, or nearer messages would score lower")
     for name, shape in expected.items():

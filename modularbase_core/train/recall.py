@@ -94,7 +94,7 @@ def recall_documents(
         )
     made = 0
     while made < wanted:
-        parts, again = _parts(plain, _length(random_.random(), random_.random()), random_)
+        parts, again = _parts(plain, _length(random_), random_)
         shown, repeated = np.concatenate(parts).tolist(), np.concatenate(again).tolist()
         ids = [begin, *shown, *repeated, end]
         made += len(ids)
@@ -193,9 +193,10 @@ def _value(language: str, text: str, random_: random.Random) -> str:
     return _name(language, text, random_)
 
 
-def _length(share: float, kind: float) -> int:
+def _length(random_: np.random.Generator) -> int:
     """Return how long a recall document is: half evenly, half mostly short, as every window has its own lengths."""
-    if kind < 0.5:
+    share = random_.random()
+    if random_.random() < 0.5:
         return int(SHORTEST_COPY + (LONGEST_COPY - SHORTEST_COPY) * share)
     return int(SHORTEST_COPY * (LONGEST_COPY / SHORTEST_COPY) ** share)
 

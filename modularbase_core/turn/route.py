@@ -41,7 +41,7 @@ class Routes:
     ) -> None:
         self.packs = tuple(packs) or tuple(keys)
         self.queries, self._keys, self._fallback = queries, keys, fallback
-        self._background = background
+        self._apart = {pack_id: apart(background, one.against) for pack_id, one in keys.items()}
         self._threshold, self._packs_per_turn, self._hooks = threshold, packs_per_turn, hooks
 
     def choose(self, sequence: Sequence, start: int, token_ids: Sequence_[int], message: str = "") -> Route:
@@ -70,7 +70,7 @@ class Routes:
     def scores(self, query: NDArray[np.float32]) -> dict[str, float]:
         """Return the score, 0..1, of every pack with keys; none depends on what else is installed."""
         return {
-            pack_id: float(scores(query[None], one.keys, one.scale, one.bias, apart(self._background, one.against))[0])
+            pack_id: float(scores(query[None], one.keys, one.scale, one.bias, self._apart[pack_id])[0])
             for pack_id, one in self._keys.items()
         }
 

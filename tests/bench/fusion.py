@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
 import statistics
 import sys
@@ -44,6 +43,8 @@ from modularbase_core.packs.catalog import discover
 from modularbase_core.sdk.architecture import Blocks, PackArchitecture
 from modularbase_core.train.corpus import read_records
 from modularbase_core.train.encoding import Encoder
+from modularbase_core.train.language import Whole
+from modularbase_core.train.perplexity import Likelihood, Scorer
 from modularbase_core.train.ship import load_shipped
 from modularbase_core.turn.fusions import BUILTIN, Shares
 from modularbase_core.turn.route import force
@@ -58,6 +59,8 @@ FUSIONS = {f"{one.name}, {limit:g}": Shares(one, limit) for one in BUILTIN for l
 LIMITS = (-1.0, 0.2, 0.3, 0.4, 0.5, 0.6)
 HELD_OUT = {"python": ("python/mbpp_test", "python/test"), "chat": ("chat/test", "chat/more_test")}
 LEADING = 0.7
+LONGEST = 512
+"""Tokens of a record that are read."""
 
 
 def main() -> None:
@@ -172,44 +175,34 @@ def blends(name: str, files: list[Path], count: int) -> dict[str, float]:
     catalog = discover()
     base = load_shipped(catalog.find("nano-base").pack.directory)
     packs = {pack: load_shipped(catalog.find(pack).pack.directory) for pack in PACKS}
-    encoder = Encoder(Tokenizer.from_file(str(catalog.find("nano-base").pack.tokenizer)), response_only=True)
+    encode = Encoder(Tokenizer.from_file(str(catalog.find("nano-base").pack.tokenizer)), response_only=True).encode
     records = [record for file in files for record in read_records(file)]
     random.Random(0).shuffle(records)
-    losses: dict[str, float] = {}
+    records = records[:count]
+
+    def lost(blend: dict[str, float], shares: Shares | None = None) -> float:
+        (scored,) = Scorer(base, packs, encode, longest=LONGEST, shares=shares).score(records, [blend])
+        return sum(scored, Likelihood()).perplexity
+
+    out = {f"{name}: perplexity, {pack}": lost({pack: 1.0}) for pack in PACKS}
+    for first, second in (PACKS, PACKS[::-1]):
+        for fusion in BUILTIN:
+            for limit in LIMITS:
+                told = f"{name}: perplexity, {first} leads, {fusion.name}, {limit:g}"
+                out[told] = lost({first: LEADING, second: 1 - LEADING}, Shares(fusion, limit))
     cosines, agreeing = [], []
-    for record in records[:count]:
-        ids, learn = (part[:512] for part in encoder.encode(record))
+    alone = [Whole(base, pack, 0, frozen_base=True) for pack in packs.values()]
+    for record in records:
+        ids, learn = (part[:LONGEST] for part in encode(record))
         rows = torch.tensor([row for row in range(len(ids) - 1) if learn[row + 1]])
         if not len(rows):
             continue
-        place, tokens = Windows(1), torch.tensor(ids)
-        hidden = base.understand(tokens, place)
-        outputs = {pack: network(hidden, place) for pack, network in packs.items()}
-
-        def lose(kind: str, found: torch.Tensor, wanted: torch.Tensor = tokens[rows + 1]) -> None:
-            losses[kind] = losses.get(kind, 0.0) + float(functional.cross_entropy(found, wanted, reduction="sum"))
-
-        alone = {
-            pack: _logits(base, packs, outputs, {pack: torch.ones(len(output))}, place, rows)
-            for pack, output in outputs.items()
-        }
-        for pack, found in alone.items():
-            lose(pack, found)
-        cosines.append(functional.cosine_similarity(*outputs.values(), dim=-1)[rows].numpy())
-        best = [found.argmax(-1) for found in alone.values()]
+        hidden = base.understand(torch.tensor(ids), Windows(1))
+        outputs = [pack(hidden, Windows(1)) for pack in packs.values()]
+        cosines.append(functional.cosine_similarity(*outputs, dim=-1)[rows].numpy())
+        best = [(one(torch.tensor([ids]), None)[rows] @ one.head_weight().T).argmax(-1) for one in alone]
         agreeing.append((best[0] == best[1]).numpy())
-        for order in (PACKS, PACKS[::-1]):
-            both = torch.stack([outputs[pack] for pack in order], 1)
-            gram = (torch.einsum("tpe,tqe->tpq", both, both) / both.shape[-1]).numpy()
-            for fusion in BUILTIN:
-                for limit in LIMITS:
-                    shares = Shares(fusion, limit)(np.array([LEADING, 1 - LEADING], np.float32), gram, len(gram))
-                    parts = dict(zip(order, torch.from_numpy(shares).unbind(1), strict=True))
-                    lose(
-                        f"{order[0]} leads, {fusion.name}, {limit:g}", _logits(base, packs, outputs, parts, place, rows)
-                    )
     cosine, agree = np.concatenate(cosines), np.concatenate(agreeing)
-    out = {f"{name}: perplexity, {kind}": math.exp(loss / len(cosine)) for kind, loss in losses.items()}
     out |= {f"{name}: cosine, {part} %": float(np.percentile(cosine, part)) for part in (1, 5, 25, 50, 75, 95, 99)}
     for low, high in pairwise((-1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 1.01)):
         inside = (cosine >= low) & (cosine < high)
@@ -217,23 +210,6 @@ def blends(name: str, files: list[Path], count: int) -> dict[str, float]:
         if inside.any():
             out[f"{name}: same best token at {low:g}..{min(high, 1):g}"] = float(agree[inside].mean())
     return out
-
-
-def _logits(
-    base: torch.nn.Module,
-    packs: dict[str, torch.nn.Module],
-    outputs: dict[str, torch.Tensor],
-    shares: dict[str, torch.Tensor],
-    place: Windows,
-    rows: torch.Tensor,
-) -> torch.Tensor:
-    """Return [R, V] of packs by their shares [T] of each token, also of what they add to the head."""
-    mixed = sum(share[:, None] * outputs[pack] for pack, share in shares.items())
-    found: torch.Tensor = base.fuse(mixed, place, rows)
-    for pack, share in shares.items():
-        if (head := packs[pack].head) is not None:
-            found = head(outputs[pack], rows, found, share[rows])
-    return found
 
 
 if __name__ == "__main__":

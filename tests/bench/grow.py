@@ -30,7 +30,7 @@ from modularbase_core.device.weights import Routing, read_routing
 from modularbase_core.host.keys import background_of
 from modularbase_core.host.messages import Messages
 from modularbase_core.packs.catalog import discover
-from modularbase_core.packs.keys import scores
+from modularbase_core.packs.keys import apart, scores
 from modularbase_core.sdk.manifest import Manifest, write_manifest
 from modularbase_core.train.corpus import read_records
 from modularbase_core.train.decision import decide
@@ -70,7 +70,9 @@ class Sets:
 
     def chosen(self, queries: NDArray[np.float32], keys: dict[str, Routing]) -> NDArray[np.str_]:
         """Return the domain that each query reaches."""
-        given = np.stack([scores(queries, k.keys, k.scale, k.bias, self.background.centres) for k in keys.values()])
+        given = np.stack(
+            [scores(queries, k.keys, k.scale, k.bias, apart(self.background.centres, k.against)) for k in keys.values()]
+        )
         best = np.array(list(keys))[given.argmax(0)]
         return np.where(given.max(0) >= EngineConfig().threshold, best, "general")
 

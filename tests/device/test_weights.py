@@ -98,6 +98,14 @@ def test_routing_keys_come_back_exactly(tmp_path):
     assert (routing.scale, routing.bias) == (8.0, -4.0)
 
 
+def test_what_a_pack_is_told_from_is_read_where_it_is(tmp_path):
+    path = write_pack(tmp_path / "p", manifest("p", "domain", PACK)) / "routing.safetensors"
+    assert read_routing(path, ROUTER.key_size).against is None
+    against = np.eye(3, ROUTER.key_size, dtype=np.float32)
+    save_file({**load_file(path), "against": against}, path)
+    assert np.array_equal(read_routing(path, ROUTER.key_size).against, against)
+
+
 def test_a_missing_file_is_told(tmp_path):
     with pytest.raises(WeightsError, match=r"none\.safetensors is missing; install the pack again"):
         read_weights(tmp_path / "none.safetensors", ROUTER)

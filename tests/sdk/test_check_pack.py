@@ -145,6 +145,8 @@ def test_finite_is_what_numpy_calls_so(tmp_path_factory, dtype, values):
         ({"scale": np.full(1, np.nan, np.float32)}, "'scale' holds values that are not finite"),
         ({"scale": np.full(1, -2, np.float32)}, "'scale' is -2; it must be positive"),
         ({"more": np.ones(1, np.float32)}, "unknown tensor 'more'"),
+        ({"against": 2 * np.eye(2, 16, dtype=np.float32)}, "row 0 of 'against' has the length 2, expected 1"),
+        ({"against": np.eye(2, 8, dtype=np.float32)}, r"'against' has shape \[2, 8\], expected \[any, 16\]"),
     ],
 )
 def test_routing_keys_that_no_query_can_meet_are_told(python, changes, told):
@@ -162,6 +164,13 @@ def test_quantised_routing_keys_are_taken(python):
     write_weights(python / "routing.safetensors", {"keys": rows, "scale": one, "bias": one})
     write_manifest(python, PYTHON)
     assert check_pack(python, key_size=32).id == "python_code"
+
+
+def test_what_a_pack_is_told_from_may_travel_beside_its_keys(python):
+    path = python / "routing.safetensors"
+    save_file({**load_file(path), "against": np.eye(3, 16, dtype=np.float32)}, path)
+    write_manifest(python, PYTHON)
+    assert check_pack(python, key_size=16).id == "python_code"
 
 
 def test_a_base_is_not_routed_to(tmp_path):
