@@ -16,6 +16,7 @@ ModularBaseError
 ├── PipError              what pip could not do
 ├── PluginError           an installed plugin whose code cannot be used
 ├── BudgetError           something that does not fit the planned memory
+├── SessionError          a session that cannot be opened, read or kept
 └── ArtefactError         a compiled artefact that cannot be built, written or read
 """
 
@@ -95,6 +96,10 @@ class PluginError(ModularBaseError):
 
 class BudgetError(ModularBaseError):
     """Something does not fit the planned memory."""
+
+
+class SessionError(ModularBaseError):
+    """A session cannot be opened, read or kept."""
 
 
 class ArtefactError(ModularBaseError):
