@@ -26,6 +26,11 @@ def default_cache_dir() -> Path:
     return platformdirs.user_cache_path("modularbase", appauthor=False)
 
 
+def default_sessions_dir() -> Path:
+    """Return where conversations that have a name are kept unless a setting says otherwise."""
+    return platformdirs.user_data_path("modularbase", appauthor=False) / "sessions"
+
+
 def default_config_file() -> Path:
     """Return the settings file that is read if it exists."""
     return platformdirs.user_config_path("modularbase", appauthor=False) / "config.toml"
@@ -42,6 +47,8 @@ class EngineConfig:
     contradiction: a pack whose output's cosine with the leading pack's is below it has no say at that token; -1 is off.
     pins: packs (ids or aliases) loaded at start and never evicted; a slot must stay free beside them. eviction: lru
     or lfru. prefetch: bring likely packs in before they are asked for. host_cache_bytes: repacked weights kept mapped.
+    sessions_dir: where conversations that have a name are kept. session_bytes: the most that one conversation takes on
+    disk. cold: int8 or int4, of what leaves the hot window and is not kept exactly.
     """
 
     base: str | None = None
@@ -60,6 +67,9 @@ class EngineConfig:
     eviction: str = "lru"
     prefetch: bool = True
     host_cache_bytes: int = 1 << 30
+    sessions_dir: Path = field(default_factory=default_sessions_dir)
+    session_bytes: int = 4 << 30
+    cold: str = "int8"
 
     def __post_init__(self) -> None:
         if self.device not in ("cpu", "cuda"):
@@ -72,6 +82,7 @@ class EngineConfig:
             ("max_prompt_bytes", 1, 1 << 30),
             ("packs_per_turn", 1, 64),
             ("host_cache_bytes", 0, 1 << 48),
+            ("session_bytes", 1 << 20, 1 << 44),
         ):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
@@ -85,6 +96,8 @@ class EngineConfig:
     def _check_slots(self) -> None:
         if self.eviction not in ("lru", "lfru"):
             raise ConfigError(f"eviction is {self.eviction!r}; use lru or lfru")
+        if self.cold not in ("int8", "int4"):
+            raise ConfigError(f"cold is {self.cold!r}; use int8 or int4")
         if not isinstance(self.prefetch, bool):
             raise ConfigError(f"prefetch is {self.prefetch!r}; use true or false")
         if not isinstance(self.pins, tuple) or not all(isinstance(word, str) for word in self.pins):
@@ -113,13 +126,14 @@ class EngineConfig:
                 raise ConfigError(f"unknown setting {key!r}{nearest(key, known)}; rename or remove it")
         # Any, because the settings differ in type; __post_init__ checks the numbers
         settings: dict[str, Any] = dict(value)
-        for key in ("base", "device", "cache_dir", "fusion"):
+        for key in ("base", "device", "cache_dir", "sessions_dir", "fusion"):
             if key in settings and not isinstance(settings[key], str):
                 raise ConfigError(f"{key} is {settings[key]!r}; use a string")
         if isinstance(settings.get("pins"), list):
             settings["pins"] = tuple(settings["pins"])
-        if "cache_dir" in settings:
-            settings["cache_dir"] = _folder("cache_dir", settings["cache_dir"])
+        for key in ("cache_dir", "sessions_dir"):
+            if key in settings:
+                settings[key] = _folder(key, settings[key])
         return cls(**settings)
 
 

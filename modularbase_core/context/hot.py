@@ -6,6 +6,9 @@ understanding keys and values, fusion keys and values.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from modularbase_core.context.codec import PageValues
 from modularbase_core.context.pool import PagePool
 from modularbase_core.device.executable import Device, Tensor
 from modularbase_core.device.metadata import ArtefactMeta, InputMeta
@@ -19,6 +22,20 @@ class HotPages:
         self.hidden: Tensor = make_pages(_input(meta, "understand", "hidden_pages"), device, page_count)
         self.understanding: Tensor = make_pages(_input(meta, "understand", "pages"), device, page_count)
         self.fusion: Tensor = make_pages(_input(meta, "fuse", "pages"), device, page_count)
+
+    @property
+    def buffers(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Hidden states, understanding, fusion."""
+        return self.hidden, self.understanding, self.fusion
+
+    def read(self, page_ids: Sequence[int]) -> PageValues:
+        """Copy the contents of pages: each array with a leading axis of len(page_ids)."""
+        return PageValues(*(buffer.read_rows(page_ids) for buffer in self.buffers))
+
+    def write(self, page_id: int, values: PageValues) -> None:
+        """Copy one page's contents in."""
+        for buffer, value in zip(self.buffers, (values.hidden, values.understanding, values.fusion), strict=True):
+            buffer.write_row(page_id, value)
 
     @staticmethod
     def page_bytes(meta: ArtefactMeta) -> int:

@@ -75,6 +75,11 @@ class PageTable:
         """Take over the stretches of `other`; the pages are still to be placed."""
         self._recalls = list(other._recalls)
 
+    def restore(self, tokens: int) -> None:
+        """Stand at `tokens` in a table that is empty; the pages that its tokens see are still to be placed."""
+        assert not self._page, "a table that holds pages is restored"
+        self.tokens, self._reach = tokens, -(-tokens // PAGE_TOKENS)
+
     def lacking(self, indices: Sequence[int]) -> list[int]:
         """Return which of these pages are not held whole."""
         whole = self.tokens // PAGE_TOKENS

@@ -52,6 +52,25 @@ class Tensor:
         else:
             self.handle.copyfrom(np.ascontiguousarray(values, dtype=self.dtype))
 
+    def read_rows(self, rows: Sequence[int]) -> Array:
+        """Copy some of the first axis to the CPU: [len(rows), ...]."""
+        if self.host is not None:
+            copied: Array = self.host[list(rows)]
+            return copied
+        return np.concatenate([np.zeros((0, *self.shape[1:]), self.dtype), *(self._row(row).numpy() for row in rows)])
+
+    def write_row(self, row: int, values: Array) -> None:
+        """Copy `values` [...] into one of the first axis."""
+        if self.host is not None:
+            self.host[row] = values
+        else:
+            self._row(row).copyfrom(np.ascontiguousarray(values[None], dtype=self.dtype))
+
+    def _row(self, row: int) -> Any:
+        shape = (1, *self.shape[1:])
+        size_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+        return self.handle._create_view(shape, self.dtype, relative_byte_offset=row * size_bytes)
+
 
 class Device:
     """Where tensors live: "cpu" or "cuda". Makes them; owns none."""

@@ -35,8 +35,9 @@ class Running:
     """A request under way.
 
     token_id: the last one sampled, told but not in the caches; -1 while there is none. start: tokens of the
-    sequence before this turn, kept: what was pending then. unloadable: packs that could not be
-    brought in for it. since: when it began, by the performance counter. error: what ended it, for its own caller alone.
+    sequence before this turn, kept: what was pending then. unread: of a long turn, what is still to be read before the
+    rest is understood and routed. before: the packs of the turn before. unloadable: packs that could not be brought in
+    for it. since: when it began, by the performance counter. error: what ended it, for its own caller alone.
     """
 
     request: Request
@@ -49,8 +50,12 @@ class Running:
     generated: int = 0
     start: int = 0
     kept: tuple[int, ...] = ()
+    unread: list[int] = field(default_factory=list)
     unloadable: set[str] = field(default_factory=set)
+    before: tuple[str, ...] = ()
     begun: bool = False
+    has_read: bool = False
+    understood: bool = False
     since: float = 0.0
     finished: bool = False
     error: Exception | None = None

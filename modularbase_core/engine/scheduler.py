@@ -32,7 +32,10 @@ from modularbase_core.turn.understand import Understanding
 
 
 class Engine:
-    """Runs requests. max_running: sequences decoded in one call; max_tokens: of one prompt."""
+    """Runs requests. max_running: sequences decoded in one call; max_tokens: of one prompt without tiers.
+
+    whole_tokens: of a turn, that are understood before it is routed; what is before them is read by general chat.
+    """
 
     def __init__(
         self,
@@ -45,13 +48,14 @@ class Engine:
         fallback: str,
         max_running: int,
         max_tokens: int,
+        whole_tokens: int,
         hooks: Hooks | None = None,
         prefetcher: Prefetcher | None = None,
     ) -> None:
         self.prefetcher = prefetcher
         self.understanding, self.routes, self.slots, self.decoding = understanding, routes, slots, decoding
         self._tokenizer, self._fallback, self._hooks = tokenizer, fallback, hooks
-        self._max_running, self.max_tokens = max_running, max_tokens
+        self._max_running, self.max_tokens, self._whole_tokens = max_running, max_tokens, whole_tokens
         self._stops = tokenizer.controls.stops
         self._waiting: deque[Running] = deque()
         self._running: list[Running] = []
@@ -60,7 +64,7 @@ class Engine:
         """Queue a request; raises InputError if its prompt is empty or longer than any sequence may be."""
         if not request.token_ids:
             raise InputError("the prompt has no tokens; write something in it")
-        if len(request.token_ids) > self.max_tokens:
+        if len(request.token_ids) > self.max_tokens and request.sequence.tiers is None:
             raise InputError(
                 f"the prompt has {len(request.token_ids)} tokens but {self.max_tokens} fit; "
                 "shorten it or raise hot_tokens"
@@ -159,6 +163,11 @@ class Engine:
         sequence = one.request.sequence
         try:
             if not one.begun:
+                self._start(one)
+            if one.unread:
+                self._read(one)
+                return
+            if not one.understood:
                 self._understand(one)
             if not self._hold(one):
                 return  # another request's packs fill the slots; this one is next when they are free
@@ -169,11 +178,12 @@ class Engine:
             self._waiting.popleft()
             sequence.seen |= self._content(one.request.token_ids)
             route = sequence.route
-            one.events.append(Routed(route.packs, route.scores, (*route.notes, *self._faults()), route.abstained))
+            notes = (*route.notes, *self._faults(sequence))
+            one.events.append(Routed(route.packs, route.scores, notes, route.abstained))
             self._take(one, logits)
         except BaseException as error:
             self._waiting = deque(other for other in self._waiting if other is not one)
-            if not one.events:  # the turn did not come to an answer: as if it had never been asked
+            if not one.events and not one.has_read:  # no answer came of it: as if it had never been asked
                 self._fail(one, error, one.start)
                 sequence.pending[:] = one.kept
             else:
@@ -184,12 +194,59 @@ class Engine:
         if not one.finished:
             self._running.append(one)
 
-    def _understand(self, one: Running) -> None:
-        request, sequence = one.request, one.request.sequence
+    def _start(self, one: Running) -> None:
+        """Note where the turn begins; of a turn longer than the hot pages are meant for, the first part is read."""
+        sequence = one.request.sequence
         one.start, one.kept = sequence.table.tokens, tuple(sequence.pending)
         one.begun, one.since = True, time.perf_counter()
-        before = sequence.route.ids
-        first, message = one.start + len(one.kept) + request.question[0], request.token_ids[slice(*request.question)]
+        one.before = sequence.route.ids
+        whole = [*sequence.pending, *one.request.token_ids]
+        if sequence.tiers is not None and len(whole) > self._whole_tokens:
+            one.unread = whole[: len(whole) - self._whole_tokens]
+
+    def read(self, sequence: Sequence, token_ids: Sequence_[int]) -> Iterator[int]:
+        """Take tokens in without an answer, block by block, through general chat; yield how many are through.
+
+        What is pending comes first. Where it is left, or fails, the sequence stands at the end of a block.
+        """
+        token_ids = [*sequence.pending, *token_ids]
+        sequence.pending.clear()
+        first = sequence.table.tokens
+        while (done := sequence.table.tokens - first) < len(token_ids):
+            self._read_block(sequence, token_ids[done:])
+            yield sequence.table.tokens - first
+
+    def _read(self, one: Running) -> None:
+        """Read the next block of a long turn; others that run go on between two of them."""
+        one.has_read = True
+        one.request.sequence.pending.clear()
+        del one.unread[: self._read_block(one.request.sequence, one.unread)]
+
+    def _read_block(self, sequence: Sequence, token_ids: Sequence_[int]) -> int:
+        block = sequence.table.window.block_tokens
+        count = min(len(token_ids), block - sequence.table.tokens % block)
+        sequence.route = force([self._fallback])
+        try:
+            with self.slots.hold(sequence.route.ids) as slots:
+                placed = {slot.pack_id or "": slot.content for slot in slots if slot.content is not None}
+                active = [sequence, *(other.request.sequence for other in self._running)]
+                for pack in placed.values():
+                    pack.make_room(active)
+                self.understanding.ingest(sequence, token_ids[:count])
+                self.decoding.prefill(sequence, placed)
+        except BaseException:
+            sequence.rewind(sequence.fused)
+            raise
+        sequence.seen |= self._content(token_ids[:count])
+        return count
+
+    def _understand(self, one: Running) -> None:
+        request, sequence = one.request, one.request.sequence
+        token_ids = [*one.kept, *request.token_ids]
+        begun = sequence.table.tokens  # later than the turn, where its first part was read
+        first, end = one.start + len(one.kept) + request.question[0], one.start + len(one.kept) + request.question[1]
+        first = max(first, begun)
+        message = token_ids[first - one.start : max(first, end) - one.start]
 
         def foresee() -> bool:  # a long prompt's packs are copied while the rest of it is understood
             likely = self.routes.lean(sequence, first, message[: max(0, sequence.table.tokens - first)])
@@ -197,12 +254,16 @@ class Engine:
             return bool(likely)
 
         early = foresee if self.prefetcher is not None and not request.packs else None
-        self.understanding.ingest(sequence, [*sequence.pending, *request.token_ids], early)
         sequence.pending.clear()
+        self.understanding.ingest(sequence, token_ids[begun - one.start :], early)
+        if self.understanding.remembering is not None:
+            again = self.understanding.remembering.answer(sequence, begun, message)
+            self.understanding.ingest(sequence, token_ids[again - one.start :])
+        one.understood = True
         route = force(request.packs) if request.packs else self.routes.choose(sequence, first, message, request.message)
         sequence.route = trim(route, self.slots.fitting(route.ids), self.slots.on_demand)
         if self.prefetcher is not None:
-            self.prefetcher.begun(before, sequence.route.ids)
+            self.prefetcher.begun(one.before, sequence.route.ids)
         if not self.slots.can_hold(sequence.route.ids):
             self._wish(sequence.route.ids)  # as many of them as there is room for now
 
@@ -210,8 +271,7 @@ class Engine:
         """End a request by an error, its sequence taken back to the first `tokens` tokens."""
         sequence = one.request.sequence
         if one.begun:
-            sequence.fused = min(sequence.fused, tokens)
-            sequence.table.rewind(tokens)
+            sequence.rewind(tokens)
             for pack in self.slots.contents():
                 pack.rewind(sequence)
         if one.token_id >= 0:
@@ -274,7 +334,9 @@ class Engine:
             route = one.request.sequence.route
             packs, seconds = {pack.id: pack.weight for pack in route.packs}, time.perf_counter() - one.since
             self._hooks.turn_finished(TurnFinished(packs, route.scores, reason, prompt, one.generated, seconds))
-        one.events.append(Finished(reason, text, prompt, one.generated, one.stream.stop, self._faults()))
+        one.events.append(
+            Finished(reason, text, prompt, one.generated, one.stream.stop, self._faults(one.request.sequence))
+        )
         if self.prefetcher is not None and one.begun:
             self.prefetcher.finished(one.request.sequence.route.ids, self._waiting_packs())
 
@@ -288,9 +350,11 @@ class Engine:
         known = (other.request.sequence.route.ids if other.begun else other.request.packs for other in self._waiting)
         return {pack_id for pack_ids in known for pack_id in pack_ids}
 
-    def _faults(self) -> tuple[str, ...]:
-        """Return what went wrong in plugins since it was last asked for."""
-        return (*(self._hooks.take_faults() if self._hooks is not None else ()), *self.decoding.take_faults())
+    def _faults(self, sequence: Sequence) -> tuple[str, ...]:
+        """Return what went wrong in plugins, or in what a sequence keeps, since it was last asked for."""
+        plugins = self._hooks.take_faults() if self._hooks is not None else ()
+        tiers = sequence.tiers.take_faults() if sequence.tiers is not None else ()
+        return (*plugins, *self.decoding.take_faults(), *tiers)
 
     def _content(self, token_ids: Sequence_[int]) -> set[int]:
         """Return the ids that stand for text: a repetition penalty on <|end|> would draw answers out."""

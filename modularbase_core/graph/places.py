@@ -5,7 +5,7 @@ Blocks are written against either; a test holds the two to the same result.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -75,6 +75,19 @@ class Pages:
     ) -> tuple[Tensor, None]:
         """Choose and run experts through the op that a kernel replaces; how tokens were spread is of no concern."""
         return ops.moe(x, logits, gate_up, down, chosen, activation), None
+
+
+@dataclass(slots=True)
+class Asking(Pages):
+    """Pages that keep what each layer asks for: `queries`, a layer's [T, H*D] un-rotated."""
+
+    queries: list[Tensor] = field(default_factory=list)
+
+    def attend(self, qkv: Tensor, rotary: Tensor, layer: int, heads: int, kv_heads: int) -> Tensor:
+        """Attend as pages do, and keep the queries of `qkv` [T, (H+2K)*D]."""
+        self.queries.append(qkv[:, : heads * (qkv.shape[1] // (heads + 2 * kv_heads))])
+        # super() would name the class that slots=True replaced
+        return Pages.attend(self, qkv, rotary, layer, heads, kv_heads)
 
 
 Place = Windows | Pages

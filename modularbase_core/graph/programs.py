@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from modularbase_core.graph import ops
 from modularbase_core.graph.networks import Base, Pack, Router, build_network
-from modularbase_core.graph.places import Pages
+from modularbase_core.graph.places import Asking, Pages
 from modularbase_core.sdk.architecture import (
     PAGE_TOKENS,
     Architecture,
@@ -56,6 +57,7 @@ def programs(architecture: Architecture) -> tuple[Program, ...]:
         rows = Input("rows", INT, ("R",))
         return (
             Program("understand", _Understand(network), (Input("tokens", INT, ("T",)), hidden_pages, *understanding)),
+            Program("probe", _Probe(network), (Input("tokens", INT, ("T",)), *understanding)),
             Program("recall_hidden", _RecallHidden(), (_fixed(hidden_pages), Input("slots", INT, ("T",)))),
             Program("mix", _Mix(), (_rows("total", size), _rows("part", size), Input("weight", FLOAT, ("T",)))),
             Program("compare", _Compare(), (_rows("left", size), _rows("right", size))),
@@ -96,6 +98,28 @@ class _Understand(nn.Module):
         place = Pages(pages, slots, starts, lengths, context, visible)
         hidden = self.base.understand(tokens, place)
         return hidden, ops.append_hidden(hidden_pages, hidden, slots), place.pages
+
+
+class _Probe(nn.Module):
+    """The un-rotated queries [T, L * H * D] of the understanding layers, layer by layer; writes the same pages."""
+
+    def __init__(self, base: Base) -> None:
+        super().__init__()
+        self.base = base
+
+    def forward(
+        self,
+        tokens: Tensor,
+        pages: Tensor,
+        slots: Tensor,
+        starts: Tensor,
+        lengths: Tensor,
+        context: Tensor,
+        visible: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        place = Asking(pages, slots, starts, lengths, context, visible)
+        self.base.understand(tokens, place)
+        return torch.cat(place.queries, 1), place.pages
 
 
 class _RecallHidden(nn.Module):

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from collections.abc import Sequence as Sequence_
 from dataclasses import dataclass
+from itertools import chain
 from types import TracebackType
 
 import pluggy
 
 from modularbase_core.config import EngineConfig
+from modularbase_core.context.tiers import TierSizes
 from modularbase_core.device.budget import BudgetPlan
 from modularbase_core.engine.request import Request
 from modularbase_core.engine.scheduler import Engine
 from modularbase_core.errors import InputError
 from modularbase_core.host.builtin import hooks_of
-from modularbase_core.host.history import shorten
+from modularbase_core.host.conversations import messages_of
 from modularbase_core.host.parts import Parts, Progress
 from modularbase_core.packs.catalog import Catalog, discover, plugin_manager, weights_store
 from modularbase_core.packs.hooks import Hooks
@@ -26,13 +28,21 @@ from modularbase_core.turn.sample import SamplingConfig
 from modularbase_core.turn.sequence import Sequence
 from modularbase_core.turn.stages import Event, Routed
 
+READ = "OK."
+"""What is said to a text that was read, as in the recall tasks that the base was trained on."""
+
 
 @dataclass(slots=True)
 class Conversation:
-    """A running conversation: its sequence in the caches and the messages that are in it."""
+    """A running conversation: its sequence in the caches and the messages that are in it.
+
+    session: its name, empty where it is not kept. first: the token that its last turn began with.
+    """
 
     sequence: Sequence
     messages: list[Message]
+    session: str = ""
+    first: int = 0
 
 
 class Host:
@@ -81,8 +91,90 @@ class Host:
     def _forget(self) -> None:
         self._cut_short()
         if self._conversation is not None:
+            self._checkpoint(self._conversation)
             self.engine.release(self._conversation.sequence)
             self._conversation = None
+
+    def _checkpoint(self, conversation: Conversation) -> None:
+        """Keep all of a session, so that it can be taken up from here."""
+        tiers = conversation.sequence.tiers
+        if conversation.session and tiers is not None:
+            tiers.checkpoint(conversation.sequence.table, conversation.sequence.pending)
+
+    def resume(self, name: str) -> list[Message]:
+        """Take up the session `name`, or begin it; return what has been said in it.
+
+        Nothing is computed again. Raises InputError for a name that cannot be one, SessionError where it is in use
+        elsewhere, damaged as a whole or was held with another base.
+        """
+        path = self._parts.conversations.path(name)
+        self._forget()
+        sequence = self._parts.sequence(path)
+        assert sequence.tiers is not None
+        try:
+            ids, pending = sequence.tiers.restore(sequence.table)
+        except BaseException:
+            self.engine.release(sequence)
+            raise
+        sequence.fused, sequence.pending = sequence.table.tokens, pending
+        token_ids = [*ids.tolist(), *pending]
+        sequence.seen = {one for one in set(token_ids) if self.tokenizer.token_bytes(one)}
+        self._conversation = Conversation(sequence, messages_of(token_ids, self.tokenizer), name)
+        return list(self._conversation.messages)
+
+    def read(self, text: Iterable[str], named: str, progress: Callable[[int], None] | None = None) -> list[Message]:
+        """Take a text in as something that the user showed; return the messages so far.
+
+        text: in pieces, so that a long one is never whole in memory. named: what stands for it among the messages.
+        progress: called with the tokens that are through. Where it ends early, the conversation goes on from there.
+        """
+        self._cut_short()
+        if self._conversation is None:
+            self._conversation = Conversation(self.sequence(), [])
+        conversation = self._conversation
+        sequence, controls = conversation.sequence, self.tokenizer.controls
+        opening = (
+            list(controls.first) if not sequence.table.tokens else [*self._closing(sequence), *controls.opening["user"]]
+        )
+        closing = [*controls.closing["user"], *controls.opening["assistant"], *self.tokenizer.encode(READ)]
+        assert sequence.tiers is not None
+        sequence.tiers.typed, through = False, 0
+        try:
+            for token_ids in chain([opening], map(self.tokenizer.encode, text), [closing]):
+                for done in self.engine.read(sequence, token_ids) if token_ids else ():
+                    if progress is not None:
+                        progress(through + done)
+                through += len(token_ids)
+        finally:
+            sequence.tiers.typed = True
+            said = (Message("user", f"[{named}]"), Message("assistant", READ))
+            conversation.messages = [*conversation.messages, *said]
+            self._checkpoint(conversation)
+        return list(conversation.messages)
+
+    def memory(self) -> TierSizes | None:
+        """Tell what the running conversation holds, hot and cold; None before it begins."""
+        running = self._conversation
+        if running is None or running.sequence.tiers is None:
+            return None
+        return running.sequence.tiers.measure(running.sequence.table)
+
+    def pin(self) -> None:
+        """Keep the last turn exactly, whatever else must go; raises InputError where nothing was said yet."""
+        running = self._conversation
+        if running is None or running.sequence.tiers is None or not running.messages:
+            raise InputError("nothing has been said yet; there is nothing to pin")
+        running.sequence.tiers.pin(running.sequence.table, running.first)
+
+    def _closing(self, sequence: Sequence) -> tuple[int, ...]:
+        """Return what ends the message that a sequence stands in."""
+        controls = self.tokenizer.controls
+        role = sequence.tiers.open_role if sequence.tiers is not None else "assistant"
+        if sequence.pending:
+            role = "assistant"
+        if role == "user":  # it was cut short while it was read
+            return (*controls.closing["user"], *controls.opening["assistant"], *controls.closing["assistant"])
+        return controls.closing.get(role, ())
 
     def sequence(self) -> Sequence:
         """Begin an empty sequence."""
@@ -136,27 +228,26 @@ class Host:
         finally:
             if begun:  # else the turn left no trace
                 conversation.messages = [*messages, Message("assistant", "".join(said))]
+                self._checkpoint(conversation)
 
     def _continue(self, messages: list[Message]) -> tuple[Conversation, Rendered]:
-        """Find the conversation that `messages` continues by one user message, or begin one.
-
-        A history that no longer fits loses its least important turns.
-        """
+        """Find the conversation that `messages` continues by one user message, or begin one."""
         running = self._conversation
-        if running is not None and running.messages and messages[:-1] == running.messages:
-            return running, render_turn(messages[-1], self.tokenizer, answer_open=True)
-        rendered = render(messages, self.tokenizer, generate=True)
-        if len(rendered.token_ids) > self.engine.max_tokens:
-            apart = len(rendered.token_ids) - self._tokens(messages)
-            kept = shorten(messages, self._tokens, self.engine.max_tokens - apart, self.hooks.importance)
-            rendered = render(kept, self.tokenizer, generate=True)
-        self._forget()
-        self._conversation = Conversation(self.sequence(), [])
-        return self._conversation, rendered
-
-    def _tokens(self, messages: Sequence_[Message]) -> int:
-        """Count the tokens of messages, each with its role and its end."""
-        return sum(len(self.tokenizer.encode(message.content)) + 2 for message in messages)
+        if running is not None and messages[:-1] == running.messages and (running.messages or running.session):
+            if running.sequence.table.tokens:
+                rendered = render_turn(messages[-1], self.tokenizer, closing=self._closing(running.sequence))
+            else:
+                rendered = render(messages, self.tokenizer, generate=True)
+        else:
+            if running is not None and running.session:
+                raise InputError(
+                    f"these messages do not continue session {running.session!r}; leave it first, or use another name"
+                )
+            rendered = render(messages, self.tokenizer, generate=True)
+            self._forget()
+            running = self._conversation = Conversation(self.sequence(), [])
+        running.first = running.sequence.table.tokens
+        return running, rendered
 
     def _pack_ids(self, words: Sequence_[str]) -> tuple[str, ...]:
         routable = {one.id for one in self.lineup.routable}

@@ -5,12 +5,15 @@ Nothing is allocated before the budget admits it. The one place that knows every
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from modularbase_core.config import EngineConfig
 from modularbase_core.context.hot import HotPages
 from modularbase_core.context.page import PageTable
+from modularbase_core.context.tiers import Tiers, TierSettings
 from modularbase_core.device.artefact import Build, ensure_artefacts
 from modularbase_core.device.executable import Device, Executable
 from modularbase_core.device.metadata import read_meta
@@ -18,6 +21,7 @@ from modularbase_core.device.target import Target, cpu_target, cuda_target
 from modularbase_core.engine.scheduler import Engine
 from modularbase_core.errors import BudgetError, ConfigError, PackError, WeightsError, nearest
 from modularbase_core.host.builtin import hooks_of
+from modularbase_core.host.conversations import Conversations, shapes_of
 from modularbase_core.host.keys import background_of, read_keys
 from modularbase_core.host.memory import MAX_RUNNING, divide, divide_for_routing
 from modularbase_core.host.places import Places
@@ -36,6 +40,7 @@ from modularbase_core.sdk.architecture import (
     architecture_key,
 )
 from modularbase_core.sdk.events import PackEvicted, PackLoaded
+from modularbase_core.sdk.manifest import WEIGHTS_FILE
 from modularbase_core.sdk.template import read_template
 from modularbase_core.text.template import OURS, Message, render
 from modularbase_core.text.tokenizer import Tokenizer
@@ -44,6 +49,7 @@ from modularbase_core.turn.experts import PlacedPack
 from modularbase_core.turn.fuse import Fusion
 from modularbase_core.turn.fusions import Shares
 from modularbase_core.turn.queries import Queries
+from modularbase_core.turn.remember import Remembering
 from modularbase_core.turn.route import Routes
 from modularbase_core.turn.rows import RowBuffers
 from modularbase_core.turn.sequence import Sequence
@@ -52,6 +58,7 @@ from modularbase_core.turn.understand import Understanding
 Progress = Callable[[str, int, int], None]
 
 PREFILL_ROWS = 256
+WHOLE_TOKENS = 2048
 HISTORY_FILE = "pack-history.json"
 
 
@@ -91,6 +98,8 @@ class Parts:
         self.device = Device(config.device, threads=config.threads or None)
         self.executables = {key: Executable.load(path, self.device) for key, path in directories.items()}
         self._buffers = RowBuffers(self.device)
+        self.page_shapes = shapes_of(self.base)
+        self.conversations = Conversations(config, self.page_shapes)
         self._places = Places(
             config, self.lineup, self.budget, self._pack_pages, self.device, self.executables, progress
         )
@@ -113,6 +122,7 @@ class Parts:
             fallback=fallback,
             max_running=MAX_RUNNING,
             max_tokens=(self.budget.page_count - 1) * PAGE_TOKENS,
+            whole_tokens=self._whole_tokens(),
             hooks=self.hooks,
             prefetcher=self._prefetcher(slots),
         )
@@ -149,8 +159,12 @@ class Parts:
         understanding = Understanding(
             weights.bind("understand"), weights.bind("recall_hidden"), hot, self._buffers, prefill_rows
         )
+        understanding.remembering = Remembering(
+            weights.bind("probe"), hot.understanding, self._buffers, self.base, prefill_rows
+        )
+        self._hot = hot
         route = self._places.resident(self.lineup.router).bind("route")
-        queries = Queries(route, understanding, self._buffers, self._as_first_message, self.sequence)
+        queries = Queries(route, understanding, self._buffers, self._as_first_message, self._forgetful)
         keys = read_keys(self.lineup, queries, self.config.cache_dir)
         self.lineup = self.lineup.without(keys.refused)
         routes = Routes(
@@ -169,9 +183,34 @@ class Parts:
         """Load base and router alone, to route messages."""
         return self._routing(PREFILL_ROWS)[1]
 
-    def sequence(self) -> Sequence:
-        """Begin an empty sequence."""
+    def sequence(self, session: Path | None = None) -> Sequence:
+        """Begin an empty sequence with tiers, whose store is `session` or, without one, a folder of this process."""
+        opener = partial(self.conversations.open, session)
+        tiers = Tiers(self._hot, self._tier_settings(), opener, journal=session is not None)
+        return Sequence(PageTable(self.base.window), tiers=tiers)
+
+    def _forgetful(self) -> Sequence:
         return Sequence(PageTable(self.base.window))
+
+    def _tier_settings(self) -> TierSettings:
+        manifest = self.lineup.base.manifest
+        described = {"id": manifest.id, "version": manifest.version, "digest": manifest.files.get(WEIGHTS_FILE, "")}
+        return TierSettings(
+            shapes=self.page_shapes,
+            window=self.base.window,
+            vocabulary_size=self.base.vocabulary_size,
+            controls=self.tokenizer.controls,
+            spell=self.tokenizer.decode,
+            importance=self.hooks.importance,
+            form=self.config.cold,
+            base=json.dumps(described),
+        )
+
+    def _whole_tokens(self) -> int:
+        """Return how much of a turn is understood before it is routed: what the hot pages hold beside a window."""
+        window = self.base.window
+        spare = self.budget.page_count * PAGE_TOKENS - 2 * window.trained_tokens
+        return max(window.block_tokens, min(WHOLE_TOKENS, spare // 2))
 
     def _as_first_message(self, text: str) -> tuple[list[int], tuple[int, int]]:
         rendered = render([Message("user", text)], self.tokenizer, generate=True)

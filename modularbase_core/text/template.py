@@ -77,17 +77,17 @@ def render(messages: Sequence[Message], tokenizer: Tokenizer, *, generate: bool)
     return Rendered(token_ids, question)
 
 
-def render_turn(message: Message, tokenizer: Tokenizer, *, answer_open: bool) -> Rendered:
+def render_turn(message: Message, tokenizer: Tokenizer, *, closing: Sequence[int]) -> Rendered:
     """Turn the next user message of a running conversation into the ids that follow what is in the cache.
 
-    answer_open: the cache ends inside an answer, so what closes it comes first. That is so after every answer:
-    the last token sampled is not in the cache yet, and one that was cut short never had an end. The same ids
-    as `render` of the whole, less those already there.
+    closing: what closes the message that the cache ends in. After every answer that is the answer's: the last token
+    sampled is not in the cache yet, and one that was cut short never had an end. The same ids as `render` of the
+    whole, less those already there.
     """
     if message.role != "user":
         raise InputError(f"the next message is from the {message.role}; a turn begins with a user message")
     controls = tokenizer.controls
-    token_ids = [*controls.closing["assistant"]] if answer_open else []
+    token_ids = [*closing]
     question = _append(token_ids, message, tokenizer)
     token_ids.extend(controls.opening["assistant"])
     return Rendered(token_ids, question)

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modularbase_core.context.hot import HotPages
-from modularbase_core.context.page import Call, plan_call, split_on_blocks
+from modularbase_core.context.page import Call, plan_call
 from modularbase_core.device.executable import Tensor
+from modularbase_core.sdk.architecture import PAGE_TOKENS
 from modularbase_core.turn.experts import PlacedPack
 from modularbase_core.turn.fuse import Fusion, Part
 from modularbase_core.turn.rows import RowBuffers
@@ -36,13 +37,15 @@ class Decoding:
         for pack_id in sequence.route.ids:
             placed[pack_id].join(sequence, first, self._understanding, self._buffers, self._max_rows)
         logits = np.empty((0, 0), np.float32)
-        for start, count in split_on_blocks(first, table.tokens - first, table.window.block_tokens, self._max_rows):
+        for start, count in table.stretches(first, table.tokens - first, self._max_rows):
+            for pack_id in sequence.route.ids:
+                placed[pack_id].remember(sequence, start, self._understanding, self._buffers, self._max_rows)
             hidden = self._understanding.recall(sequence, start, count)
             parts = self._parts([sequence], placed, hidden, self._plan([sequence], placed, count))
             rows = self._buffers.rows("fusion", [plan_call(table, count, start)])
             logits = self._fusion.logits(parts, rows, [count - 1])
             sequence.fused = start + count
-        self._hot.pool.trim(table)
+        self._end(sequence, 1)
         last: NDArray[np.float32] = logits[0]
         return last
 
@@ -57,13 +60,13 @@ class Decoding:
             groups.setdefault(key, []).append(number)
         # every page is reserved before anything is computed, so that what does not fit changes nothing
         for sequence in sequences:
-            self._hot.pool.extend(sequence.table, 1)
+            self._begin(sequence, placed)
         calls = [plan_call(sequence.table, 1) for sequence in sequences]
         planned = [self._plan([sequences[number] for number in members], placed) for members in groups.values()]
         rows = self._buffers.rows("base", calls)
         hidden = self._understanding.step(token_ids, rows)
-        for sequence in sequences:
-            sequence.table.advance(1)
+        for sequence, token_id in zip(sequences, token_ids, strict=True):
+            sequence.advance([token_id])
         out: NDArray[np.float32] | None = None
         for members, pack_calls in zip(groups.values(), planned, strict=True):
             chosen = [sequences[number] for number in members]
@@ -77,10 +80,26 @@ class Decoding:
                 out[members] = logits
         for sequence in sequences:
             sequence.fused += 1
-            if sequence.table.tokens % sequence.table.window.block_tokens == 0:
-                self._hot.pool.trim(sequence.table)
+            self._end(sequence, sequence.table.window.block_tokens)
         assert out is not None
         return out
+
+    def _begin(self, sequence: Sequence, placed: Placed) -> None:
+        """Reserve a sequence's next token; where a block begins, its packs take in what is seen again."""
+        if sequence.tiers is not None and sequence.table.tokens % sequence.table.window.block_tokens == 0:
+            for pack_id in sequence.route.ids:
+                pack = placed[pack_id]
+                pack.remember(sequence, sequence.table.tokens, self._understanding, self._buffers, self._max_rows)
+        self._hot.pool.extend(sequence.table, 1)
+
+    def _end(self, sequence: Sequence, every: int) -> None:
+        """Give up what is out of sight every so many tokens; what the next block sees again is chosen before."""
+        if sequence.table.tokens % every == 0:
+            if self._understanding.remembering is not None:
+                self._understanding.remembering.begin_block(sequence)
+            sequence.trim(self._hot.pool)
+        elif sequence.tiers is not None and sequence.table.tokens % PAGE_TOKENS == 0:
+            sequence.tiers.settle(sequence.table, sequence.fused)
 
     def take_faults(self) -> list[str]:
         """Return what went wrong in the fusion since this was last asked, a sentence each."""

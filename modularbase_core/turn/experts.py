@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Sequence_
 
-from modularbase_core.context.page import Call, PageTable, plan_call, split_on_blocks
+from modularbase_core.context.page import Call, PageTable, plan_call, plan_recalled
 from modularbase_core.context.pool import PagePool
 from modularbase_core.device.executable import BoundProgram, Tensor
 from modularbase_core.device.layouts import PlacedWeights
@@ -49,11 +49,14 @@ class PlacedPack:
         self, hidden: Tensor, calls: Sequence_[Call], sequences: Sequence_[Sequence], buffers: RowBuffers
     ) -> Tensor:
         """Return this pack's output [T, E] for planned rows, and move the watermarks."""
-        assert self._run is not None, f"pack {self.pack_id!r} has left its slot"
-        out = self._run(hidden, self.pages, *buffers.rows("pack", calls).inputs)
+        out = self._run_rows(hidden, calls, buffers)
         for sequence, call in zip(sequences, calls, strict=True):
             self.table(sequence).advance(call.count)
         return out
+
+    def _run_rows(self, hidden: Tensor, calls: Sequence_[Call], buffers: RowBuffers) -> Tensor:
+        assert self._run is not None, f"pack {self.pack_id!r} has left its slot"
+        return self._run(hidden, self.pages, *buffers.rows("pack", calls).inputs)
 
     @property
     def adds_to_head(self) -> bool:
@@ -68,13 +71,30 @@ class PlacedPack:
     def join(
         self, sequence: Sequence, start: int, understanding: Understanding, buffers: RowBuffers, max_rows: int
     ) -> None:
-        """Catch up with a sequence, so that the watermark stands at `start`: sinks first, then recent tokens."""
+        """Catch up with a sequence, so that the watermark stands at `start`: sinks, recalled pages, recent tokens."""
         table = self.table(sequence)
         for first, end in table.behind(start):
             self._pool.skip(table, first)
-            for begin, count in split_on_blocks(first, end - first, table.window.block_tokens, max_rows):
+            for begin, count in table.stretches(first, end - first, max_rows):
+                self.remember(sequence, begin, understanding, buffers, max_rows)
                 call = self.plan(sequence, begin, count)
                 self.run(understanding.recall(sequence, begin, count), [call], [sequence], buffers)
+
+    def remember(
+        self, sequence: Sequence, token: int, understanding: Understanding, buffers: RowBuffers, max_rows: int
+    ) -> None:
+        """Take the pages in that `token` sees again and that this pack has not, from their hidden states."""
+        table = self.table(sequence)
+        table.follow(sequence.table)
+        lacking = table.lacking(table.recalled(token))
+        if not lacking:
+            return
+        self._pool.trim(table, min(table.tokens, token))
+        for index, page_id in zip(lacking, self._pool.allocate(len(lacking)), strict=True):
+            replaced = table.place(index, page_id)
+            self._pool.free([] if replaced is None else [replaced])
+        for call, tokens in plan_recalled(table, lacking, max_rows):
+            self._run_rows(understanding.recall_tokens(sequence, tokens), [call], buffers)
 
     def vacate(self) -> None:
         """Let go of the device memory, as another pack takes the slot."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Sequence_
 from dataclasses import dataclass, field
 
 from modularbase_core.context.page import PageTable
+from modularbase_core.context.pool import PagePool
+from modularbase_core.context.tiers import Tiers
 from modularbase_core.turn.stages import Route
 
 
@@ -13,7 +16,8 @@ class Sequence:
     """One conversation.
 
     table: its pages in the hot tier. fused: tokens that packs and fusion are through with. seen: every token id
-    so far, for the repetition penalty. pending: tokens that were told but are not in the caches yet.
+    so far, for the repetition penalty. pending: tokens that were told but are not in the caches yet. tiers: what it
+    keeps beyond the hot window, None where it forgets.
     """
 
     table: PageTable
@@ -21,9 +25,31 @@ class Sequence:
     route: Route = field(default_factory=lambda: Route(()))
     seen: set[int] = field(default_factory=set)
     pending: list[int] = field(default_factory=list)
+    tiers: Tiers | None = None
+
+    def advance(self, token_ids: Sequence_[int]) -> None:
+        """Note that these tokens are understood now, after the call that wrote them."""
+        self.table.advance(len(token_ids))
+        if self.tiers is not None:
+            self.tiers.note(token_ids)
+
+    def rewind(self, tokens: int) -> None:
+        """Take the tokens from `tokens` on back."""
+        self.fused = min(self.fused, tokens)
+        self.table.rewind(tokens)
+        if self.tiers is not None:
+            self.tiers.rewind(tokens)
+
+    def trim(self, pool: PagePool) -> None:
+        """Give up the pages that no token still to be fused can see; the tiers keep what leaves."""
+        if self.tiers is not None:
+            self.tiers.settle(self.table, self.fused)
+        pool.trim(self.table, self.fused)
 
     def reset(self) -> None:
-        """Forget everything but the table, which is emptied by its pool."""
+        """Forget everything but the table, which is emptied by its pool, and let go of the tiers' store."""
         self.fused, self.route = 0, Route(())
         self.seen.clear()
         self.pending.clear()
+        if self.tiers is not None:
+            self.tiers.close()

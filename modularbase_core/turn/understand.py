@@ -10,6 +10,8 @@ import numpy as np
 from modularbase_core.context.hot import HotPages
 from modularbase_core.context.page import plan_call, split_on_blocks
 from modularbase_core.device.executable import BoundProgram, Tensor
+from modularbase_core.sdk.architecture import PAGE_TOKENS
+from modularbase_core.turn.remember import Remembering
 from modularbase_core.turn.rows import RowBuffers, Rows
 from modularbase_core.turn.sequence import Sequence
 
@@ -22,6 +24,8 @@ class Understanding:
     ) -> None:
         self._understand, self._recall = understand, recall
         self.hot, self._buffers, self._max_rows = hot, buffers, max_rows
+        self.remembering: Remembering | None = None
+        """Brings pages back, for sequences that have tiers."""
 
     def ingest(self, sequence: Sequence, token_ids: Sequence_[int], early: Callable[[], bool] | None = None) -> None:
         """Add tokens to a sequence: all of them or, on BudgetError, none.
@@ -32,9 +36,11 @@ class Understanding:
         self.hot.pool.extend(table, len(token_ids))
         first = table.tokens
         for start, count in split_on_blocks(first, len(token_ids), table.window.block_tokens, self._max_rows):
-            rows = self._buffers.rows("base", [plan_call(table, count)])
-            self.step(token_ids[start - first : start - first + count], rows)
-            table.advance(count)
+            if self.remembering is not None:
+                self.remembering.begin_block(sequence)
+            part = token_ids[start - first : start - first + count]
+            self.step(part, self._buffers.rows("base", [plan_call(table, count)]))
+            sequence.advance(part)
             if early is not None and start + count < first + len(token_ids) and early():
                 early = None
 
@@ -50,6 +56,11 @@ class Understanding:
     def recall(self, sequence: Sequence, start: int, count: int) -> Tensor:
         """Return the hidden states [count, E] of tokens from `start` on, from their pages."""
         return self.recall_slots(sequence.table.slots(start, count))
+
+    def recall_tokens(self, sequence: Sequence, tokens: Sequence_[int]) -> Tensor:
+        """Return the hidden states [T, E] of tokens, whose pages are held, by their absolute indices."""
+        table = sequence.table
+        return self.recall_slots([table.page(one // PAGE_TOKENS) * PAGE_TOKENS + one % PAGE_TOKENS for one in tokens])
 
     def recall_slots(self, slots: Sequence_[int]) -> Tensor:
         """Return the hidden states [T, E] at `slots`."""

@@ -132,7 +132,7 @@ def test_a_skipped_span_is_not_listed_and_a_half_filled_page_is_given_up() -> No
 def test_recalled_pages_stand_between_sinks_and_recent_ones() -> None:
     window = Window(trained_tokens=160, block_tokens=32, recent_tokens=48, sink_tokens=32)
     table = filled(window, 200)
-    table.recall = (3, 5)
+    table.recall(192, (5, 3))
     assert table.visible(195)[0] == [0, 1, 3, 5, 9, 10, 11, 12]
     assert table.release_invisible() == [2, 4, 6, 7, 8]
 

@@ -154,10 +154,18 @@ def test_the_stop_string_ends_the_answer_and_is_not_shown(tiny_host: Host) -> No
     assert (events[-1].reason, events[-1].stop) == ("stop", stop)
 
 
-def test_a_prompt_that_cannot_fit_is_refused_before_anything_is_computed(tiny_host: Host) -> None:
-    with pytest.raises(InputError, match="tokens but"):
-        list(tiny_host.chat([Message("user", "word " * 20000)], GREEDY))
+def test_a_prompt_longer_than_all_hot_pages_is_read_through(parts: Parts, tiny_host: Host) -> None:
+    events = list(tiny_host.chat([Message("user", "word " * 10_000)], GREEDY))
+    assert events[-1].prompt_tokens > 8192
     assert text_of(list(tiny_host.chat([Message("user", "hi")], GREEDY)))
+
+
+def test_without_tiers_a_prompt_that_cannot_fit_is_refused_before_anything_is_computed(parts: Parts) -> None:
+    request = Request(
+        sequence=new_sequence(parts), token_ids=random_tokens(9000), question=(0, 5), sampling=GREEDY, packs=()
+    )
+    with pytest.raises(InputError, match="tokens but"):
+        parts.engine().submit(request)
 
 
 def test_what_does_not_fit_the_memory_is_refused_before_it_is_loaded(tiny_packs: dict[str, Path], cache: Path) -> None:

@@ -53,7 +53,7 @@ def test_a_system_message_takes_the_place_of_the_templates(tokenizer: Tokenizer)
 def test_a_running_conversation_renders_as_the_whole_does(tokenizer: Tokenizer) -> None:
     first, answer, second = Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "Why?")
     running = render([first], tokenizer, generate=True).token_ids + tokenizer.encode(answer.content)
-    running += render_turn(second, tokenizer, answer_open=True).token_ids
+    running += render_turn(second, tokenizer, closing=tokenizer.controls.closing["assistant"]).token_ids
     assert running == render([first, answer, second], tokenizer, generate=True).token_ids
 
 

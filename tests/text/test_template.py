@@ -10,6 +10,7 @@ from modularbase_core.text.tokenizer import Tokenizer
 
 PATH = Path(__file__).parents[2] / "plugins_example/modularbase-nano/modularbase_nano/base/tokenizer/tokenizer.json"
 TOKENIZER = Tokenizer.load(PATH)
+ANSWERED = TOKENIZER.controls.closing["assistant"]
 CONTENT = st.text(min_size=1).filter(str.strip)
 
 
@@ -39,19 +40,19 @@ def test_a_running_conversation_renders_as_the_whole_does(turns: list[tuple[str,
     start, end = whole.question
     assert TOKENIZER.decode(whole.token_ids[start:end]) == last
     if turns:
-        turn = render_turn(messages[-1], TOKENIZER, answer_open=True)
+        turn = render_turn(messages[-1], TOKENIZER, closing=ANSWERED)
         assert (turn.question[0] + offset, turn.question[1] + offset) == whole.question
 
 
 def _next(running: list[int], message: Message) -> list[int]:
     if not running:
         return render([message], TOKENIZER, generate=True).token_ids
-    return render_turn(message, TOKENIZER, answer_open=True).token_ids
+    return render_turn(message, TOKENIZER, closing=ANSWERED).token_ids
 
 
 def test_a_closed_answer_is_not_closed_twice() -> None:
     message = Message("user", "Hi")
-    opened, closed = (render_turn(message, TOKENIZER, answer_open=value) for value in (True, False))
+    opened, closed = (render_turn(message, TOKENIZER, closing=ids) for ids in (ANSWERED, ()))
     assert opened.token_ids == [TOKENIZER.control(END), *closed.token_ids]
 
 
@@ -94,4 +95,4 @@ def test_messages_out_of_order_are_refused(messages: list[Message], sentence: st
 
 def test_a_turn_begins_with_the_user() -> None:
     with pytest.raises(InputError, match="the next message is from the assistant; a turn begins with a user message"):
-        render_turn(ASSISTANT, TOKENIZER, answer_open=False)
+        render_turn(ASSISTANT, TOKENIZER, closing=())

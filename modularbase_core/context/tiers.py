@@ -1,0 +1,433 @@
+"""The tiers of one conversation: the only mover of its pages between the hot pool and the cold store.
+
+Decides when a page is kept, in which form, and which come back for a block; what a token sees is `page`'s, the files
+are `cold`'s. Hidden states and keys are as they were when they were read: nothing is computed again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modularbase_core.context.bounds import BoundsIndex
+from modularbase_core.context.codec import PageShapes, PageValues, decode, encode
+from modularbase_core.context.cold import ColdStore
+from modularbase_core.context.hot import HotPages
+from modularbase_core.context.judge import CRITICAL, REDUNDANT, Judge
+from modularbase_core.context.page import PageTable
+from modularbase_core.context.record import PageRecord
+from modularbase_core.context.words import WordIndex
+from modularbase_core.context.writer import ColdWriter
+from modularbase_core.errors import BudgetError, SessionError
+from modularbase_core.sdk.architecture import PAGE_TOKENS, Window
+from modularbase_core.text.controls import Controls
+from modularbase_core.text.roles import Roles
+
+FRESH_PAGES: Final = 4
+"""New pages that a block may bring back, of those its window has room for; a question may bring them all. Each costs
+the packs a page of prefill: 4 of 16 are a quarter of a block's own."""
+RECALL_SHARE: Final = 4
+"""Recalled pages take at most one part in so many of the trained window."""
+NAMED: Final = 3
+"""Of four pages that come back, so many may be found by the words of a question; attention finds the others."""
+STATE: Final = "state"
+BASE: Final = "base"
+PROBE_TOKENS: Final = 32
+"""Tokens whose queries search; twice as many gained 0.2 % of perplexity and took twice as long to search."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """A page that was brought back: the token it begins with, and what found it."""
+
+    token: int
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TierSizes:
+    """What a conversation holds. cold_tokens: by form. index_bytes: of memory, for finding cold pages."""
+
+    tokens: int
+    hot_tokens: int
+    cold_tokens: Mapping[str, int]
+    cold_bytes: int
+    limit_bytes: int
+    index_bytes: int
+
+
+@dataclass(slots=True)
+class TierSettings:
+    """What is alike for every conversation of a model.
+
+    form: int8 or int4, of what is important. spell, importance: see `Judge`. vocabulary_size: of the base. base: JSON
+    of which base it is; a conversation is taken up by the one that it was held with.
+    """
+
+    shapes: PageShapes
+    window: Window
+    vocabulary_size: int
+    controls: Controls
+    spell: Callable[[Sequence[int]], str]
+    importance: Callable[[str, str, int], float]
+    form: str = "int8"
+    base: str = ""
+    recall_pages: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        room = min(self.window.recall_tokens, self.window.trained_tokens // RECALL_SHARE)
+        self.recall_pages = room // PAGE_TOKENS
+
+
+class Tiers:
+    """What one conversation keeps beyond its hot window.
+
+    open_store: makes or opens its store when the first page is kept. journal: keep each page as soon as it is full,
+    so that the conversation outlives the process; else only what leaves the hot window.
+    """
+
+    def __init__(
+        self, hot: HotPages, settings: TierSettings, open_store: Callable[[], ColdStore], *, journal: bool = False
+    ) -> None:
+        self._hot, self.settings, self._open_store, self.journal = hot, settings, open_store, journal
+        shapes = settings.shapes
+        self._bounds = BoundsIndex(shapes.understanding_layers, shapes.kv_heads, shapes.head_size)
+        self._words = WordIndex(settings.vocabulary_size)
+        self._judge = Judge(settings.spell, settings.importance)
+        self._roles = Roles(settings.controls)
+        self._store: ColdStore | None = None
+        self._writer: ColdWriter | None = None
+        self._failed = False
+        self._ids: list[int] = []  # from token `_first` on
+        self._who: list[tuple[str, bool]] = []  # of the same tokens: who speaks, and whether it was typed
+        self._first = 0
+        self._sinks = settings.window.sink_tokens // PAGE_TOKENS
+        self._indexed = self._sinks  # pages before it are searched, but for the sinks
+        self._kept = 0 if journal else self._sinks  # pages before it were handed to the store
+        self._pinned: set[int] = set()  # pages to be kept exactly once they are full
+        self._rows: dict[int, bytes] = {}  # what searches read, of pages that are not both searched and kept yet
+        self.question: tuple[int, ...] = ()
+        """The words that were asked for last; they are sought until the next question."""
+        self.searched = -1
+        """The token of the last search."""
+        self.typed = True
+        """Whether what comes next is typed, not read from a file."""
+        self.recalled: tuple[Recalled, ...] = ()
+        self._faults: list[str] = []
+
+    # what is read
+
+    def note(self, token_ids: Sequence[int]) -> None:
+        """Take in what was understood next."""
+        for token_id in token_ids:
+            self._roles.follow(token_id)
+            self._who.append((self._roles.role, self.typed))
+        self._ids.extend(token_ids)
+
+    def rewind(self, tokens: int) -> None:
+        """Forget what comes from `tokens` on; it was noted since the last page was indexed, or is dropped."""
+        kept = max(0, tokens - self._first)
+        del self._ids[kept:], self._who[kept:]
+        self._roles.rewind(self._who[-1][0] if self._who else "", self._ids)
+        whole = tokens // PAGE_TOKENS
+        for page in range(max(whole, self._sinks), self._indexed):
+            self._bounds.remove(page)
+            self._words.remove(page)
+        self._indexed = max(self._sinks, min(self._indexed, whole))
+        self._rows = {page: row for page, row in self._rows.items() if page < whole}
+        if self._kept > whole and self._store is not None:
+            self.flush()
+            self._store.drop(range(whole, self._kept))
+        self._kept = min(self._kept, whole)
+        self.searched = -1
+
+    @property
+    def open_role(self) -> str:
+        """Who is in the middle of a message, empty between messages."""
+        return self._roles.role
+
+    def last(self, token: int, count: int) -> list[int]:
+        """Return the `count` token ids before `token`, or as many as are still known."""
+        end = token - self._first
+        return self._ids[max(0, end - count) : end]
+
+    # what is searched
+
+    def has_cold(self, token: int) -> bool:
+        """Tell whether anything has left the window that `token` sees."""
+        return bool(len(self._bounds)) and self._indexed * PAGE_TOKENS <= token
+
+    def index(self, table: PageTable, token: int) -> None:
+        """Make the pages that are out of sight from `token` on searchable; their keys are still hot."""
+        end = table.first_recent(token) // PAGE_TOKENS
+        pages = list(range(max(self._indexed, self._sinks), end))
+        self._indexed = max(self._indexed, end)
+        if not pages:
+            return
+        lacking = [page for page in pages if page not in self._rows]
+        self._note_rows(lacking, self._hot.understanding.read_rows([table.page(page) for page in lacking]))
+        self._bounds.add_many(pages, [self._rows[page] for page in pages])
+        self._words.add_many(pages, [self._tokens_of(page) for page in pages])
+        self._forget()
+
+    def recall(self, table: PageTable, token: int, queries: NDArray[np.float32], *, question: bool) -> None:
+        """Bring the pages back that `queries` and the last question ask for, to be seen from `token` on.
+
+        queries: [R, L, H, D], turned to where recalled pages lie. A block brings few new pages, a question all.
+        """
+        before, room = table.first_recent(token) // PAGE_TOKENS, self.settings.recall_pages
+        named = self._words.search(self.question, before=before, count=room * NAMED // 4).tolist()
+        by = dict.fromkeys(named, "its words")
+        found = self._bounds.search(queries, before=before, count=room).tolist()
+        held = table.recalled(token - 1)
+        fresh = room if question else FRESH_PAGES
+        for page in found:
+            if page not in by and len(by) < room and (page in held or fresh > 0):
+                fresh -= page not in held
+                by[page] = "attention"
+        for page in held:  # room is left where few new pages may come
+            if len(by) < room and page < before:
+                by.setdefault(page, "attention")
+        there = self._bring(table, sorted(by))
+        table.recall(token, there)
+        self.recalled = tuple(Recalled(page * PAGE_TOKENS, by[page]) for page in there)
+
+    def _bring(self, table: PageTable, pages: list[int]) -> list[int]:
+        """See that pages are in the hot pool; return those that are."""
+        lacking = table.lacking(pages)
+        records = self._read(lacking)
+        try:
+            page_ids = self._hot.pool.allocate(len(records))
+        except BudgetError as error:
+            self._fault(f"{len(records)} pages are not brought back ({error})")
+            records, page_ids = {}, []
+        for page_id, (page, record) in zip(page_ids, records.items(), strict=True):
+            self._hot.write(page_id, decode(record.payload, self.settings.shapes, record.form))
+            table.place(page, page_id)
+        return [page for page in pages if page in records or page not in lacking]
+
+    # what is kept
+
+    def settle(self, table: PageTable, fused: int) -> None:
+        """Keep what is due: pages out of sight once `fused` tokens are through, or all that are full."""
+        end = (fused if self.journal else table.first_recent(fused)) // PAGE_TOKENS
+        pages = [page for page in range(self._kept, end) if table.holds(page)]
+        self._kept = max(self._kept, end)
+        if not pages or (writer := self._writing()) is None:
+            return
+        values = self._hot.read([table.page(page) for page in pages])
+        lacking = [row for row, page in enumerate(pages) if page not in self._rows]
+        self._note_rows([pages[row] for row in lacking], values.understanding[lacking])
+        for row, page in enumerate(pages):
+            tokens, who = self._tokens_of(page), self._who_of(page)
+            judged = self._judge.judge(tokens.tolist(), [role for role, _ in who], typed=all(typed for _, typed in who))
+            one = PageValues(values.hidden[row], values.understanding[row], values.fusion[row])
+            form = {CRITICAL: "exact", REDUNDANT: "summary"}.get(judged.kind, self.settings.form)
+            pinned = page in self._pinned
+            form = "exact" if pinned else form
+            writer.submit(page, one, form, tokens, judged.importance, pinned=pinned, bounds=self._rows[page])
+        self._pinned.difference_update(pages)
+        self._forget()
+
+    def pin(self, table: PageTable, first: int) -> None:
+        """Keep all from token `first` on as exactly as it is still known, whatever else must go."""
+        pages = range(first // PAGE_TOKENS, -(-table.tokens // PAGE_TOKENS))
+        self._pinned.update(page for page in pages if page >= self._kept)
+        records = self._read([page for page in pages if page < self._kept])
+        exact = {page: encode(self._held(table, page), "exact") for page in records if table.holds(page)}
+        again = [
+            replace(one, pinned=True, form="exact" if page in exact else one.form, payload=exact.get(page, one.payload))
+            for page, one in records.items()
+        ]
+        self._put(again, {})
+
+    def _held(self, table: PageTable, page: int) -> PageValues:
+        held = self._hot.read([table.page(page)])
+        return PageValues(held.hidden[0], held.understanding[0], held.fusion[0])
+
+    def _put(self, records: Sequence[PageRecord], meta: Mapping[str, bytes]) -> None:
+        try:
+            if self._store is not None:
+                self._store.put(records, meta)
+        except SessionError as error:
+            self._fault(f"{error}; the conversation goes on, but this much of it is not kept")
+
+    def _note_rows(self, pages: Sequence[int], understanding: NDArray[np.floating]) -> None:
+        """Compute the search rows of pages from their understanding [N, L, 2, K, 16 * D]."""
+        if pages:
+            shapes = self.settings.shapes
+            keys = understanding[:, :, 0].reshape(len(pages), -1, shapes.kv_heads, shapes.head_size, PAGE_TOKENS)
+            self._rows.update(zip(pages, self._bounds.row(keys.astype(np.float32, copy=False)), strict=True))
+
+    def _tokens_of(self, page: int) -> NDArray[np.int32]:
+        first = page * PAGE_TOKENS - self._first
+        assert first >= 0, f"page {page} was read before token {self._first}"
+        return np.array(self._ids[first : first + PAGE_TOKENS], np.int32)
+
+    def _who_of(self, page: int) -> list[tuple[str, bool]]:
+        first = page * PAGE_TOKENS - self._first
+        return self._who[first : first + PAGE_TOKENS]
+
+    def _forget(self) -> None:
+        """Let go of what is searched and kept, but for the last tokens, whose queries search."""
+        done = min(self._kept, self._indexed)
+        for page in [page for page in self._rows if page < done]:
+            del self._rows[page]
+        cut = min(done * PAGE_TOKENS, self._first + len(self._ids) - PROBE_TOKENS) - self._first
+        if cut > 0:
+            del self._ids[:cut], self._who[:cut]
+            self._first += cut
+
+    # the store
+
+    def _writing(self) -> ColdWriter | None:
+        """Return what writes to the store, made at the first need; None where it cannot be, which is told once."""
+        if self._writer is None and not self._failed:
+            try:
+                self._open()
+            except SessionError as error:
+                self._failed = True
+                self._fault(f"{error}; the conversation goes on in the hot window alone")
+        return self._writer
+
+    def _open(self) -> ColdStore:
+        store = self._open_store()
+        held_with = store.meta(BASE)
+        if held_with is None:
+            store.put((), {BASE: self.settings.base.encode()})
+        elif held_with.decode() != self.settings.base:
+            store.close()
+            raise SessionError(
+                f"session {store.name!r} was held with the base {_named(held_with.decode())}, but "
+                f"{_named(self.settings.base)} is installed; install that one, or use another name"
+            )
+        self._store, self._writer = store, ColdWriter(store)
+        return store
+
+    def _read(self, pages: Sequence[int]) -> dict[int, PageRecord]:
+        if not pages or self._store is None or self._writer is None:
+            return {}
+        if any(page not in self._store for page in pages):
+            self._writer.flush()
+        records = {page: self._store.page(page) for page in pages}
+        for page, record in records.items():
+            if record is None and page not in self._store and page in self._words:
+                self._bounds.remove(page)
+                self._words.remove(page)
+        return {page: record for page, record in records.items() if record is not None}
+
+    def flush(self) -> None:
+        """Wait until all that was handed over is on disk, or could not be kept."""
+        if self._writer is not None:
+            self._writer.flush()
+
+    def checkpoint(self, table: PageTable, pending: Sequence[int]) -> None:
+        """Keep the page that is not full, and the tokens that were told but not read, so that nothing is lost.
+
+        Between turns, of a journal: what `restore` goes on from.
+        """
+        if (writer := self._writing()) is None:
+            return
+        writer.flush()
+        records = []
+        page, count = divmod(table.tokens, PAGE_TOKENS)
+        if count:
+            tokens = np.full(PAGE_TOKENS, -1, np.int32)
+            tokens[:count] = self.last(table.tokens, count)
+            payload = encode(self._held(table, page), "exact")
+            records.append(
+                PageRecord(index=page, form="exact", tokens=tokens, importance=1.0, pinned=True, payload=payload)
+            )
+        state = {"tokens": table.tokens, "pending": list(pending), "recalls": table.recalls, "question": self.question}
+        state["recalled"] = [(one.token, one.by) for one in self.recalled]
+        self._put(records, {STATE: json.dumps(state).encode()})
+
+    def restore(self, table: PageTable) -> tuple[NDArray[np.int32], list[int]]:
+        """Take up a conversation from its store: fill the empty `table`; return its token ids and what is pending.
+
+        Raises SessionError if the store cannot be opened, BudgetError if its window does not fit the hot pages.
+        """
+        store = self._open()
+        entries = list(store.entries())
+        if not entries:
+            return np.zeros(0, np.int32), []
+        ids = np.concatenate([entry.tokens[entry.tokens >= 0] for entry in entries])
+        end = entries[-1].index * PAGE_TOKENS + int((entries[-1].tokens >= 0).sum())
+        state = json.loads(store.meta(STATE) or b"{}")
+        current = state.get("tokens") == end  # else it was killed in the middle of a turn
+        if end % PAGE_TOKENS and store.page(end // PAGE_TOKENS) is None:  # damaged: what it held is gone
+            ids, end = ids[: len(ids) - end % PAGE_TOKENS], end - end % PAGE_TOKENS
+        table.restore(end)
+        recent = table.first_recent(end) // PAGE_TOKENS
+        self._kept = end // PAGE_TOKENS
+        self._indexed = max(self._sinks, min(recent, self._kept))
+        cold = [entry for entry in entries if self._sinks <= entry.index < self._indexed and entry.bounds]
+        if cold:
+            self._bounds.add_many([entry.index for entry in cold], [entry.bounds for entry in cold])
+            self._words.add_many([entry.index for entry in cold], np.stack([entry.tokens for entry in cold]))
+        self._rows = {entry.index: entry.bounds for entry in entries if entry.index >= self._indexed and entry.bounds}
+        recalls = [(int(first), list(pages)) for first, pages in state.get("recalls", ())] if current else []
+        self._judge.seen(ids)
+        for token_id in ids.tolist():
+            self._roles.follow(token_id)
+        kept = min(len(ids), end - max(0, self._indexed * PAGE_TOKENS - PROBE_TOKENS))
+        self._ids = ids[len(ids) - kept :].tolist()
+        self._who = [("", False)] * kept
+        self._first = end - kept
+        self.question = tuple(state.get("question", ())) if current else ()
+        hot = [*range(self._sinks), *range(max(recent, self._sinks), -(-end // PAGE_TOKENS))]
+        for first, pages in recalls:
+            table.recall(first, self._bring(table, pages))
+        self._bring(table, hot)
+        return ids, list(state.get("pending", ())) if current else []
+
+    def close(self) -> None:
+        """Let go of the store; one that was made for this process alone is deleted."""
+        writer, store, self._writer, self._store = self._writer, self._store, None, None
+        if writer is not None and store is not None:
+            try:
+                writer.close()
+            finally:
+                store.close()
+                if not self.journal:
+                    shutil.rmtree(store.directory, ignore_errors=True)
+
+    def take_faults(self) -> list[str]:
+        """Return, once, what went wrong and was mended, a sentence each."""
+        faults, self._faults = self._faults, []
+        for part in (self._store, self._writer):
+            faults += part.take_faults() if part is not None else []
+        return faults
+
+    def _fault(self, sentence: str) -> None:
+        self._faults.append(sentence)
+
+    # what is told
+
+    def measure(self, table: PageTable) -> TierSizes:
+        """Count what the conversation holds, and where."""
+        store = self._store
+        return TierSizes(
+            tokens=table.tokens,
+            hot_tokens=min(table.tokens, len(table.page_ids) * PAGE_TOKENS),
+            cold_tokens=store.tokens if store is not None else {},
+            cold_bytes=store.bytes_used if store is not None else 0,
+            limit_bytes=store.limit_bytes if store is not None else 0,
+            index_bytes=int(len(self._bounds) * PAGE_TOKENS * self.index_bytes_per_token),
+        )
+
+    @property
+    def index_bytes_per_token(self) -> float:
+        """Bytes of memory that a cold token takes for being found."""
+        return self._bounds.bytes_per_token + self._words.bytes_per_token
+
+
+def _named(base: str) -> str:
+    described = json.loads(base or "{}")
+    return f"{described.get('id')} {described.get('version')}"
