@@ -124,7 +124,8 @@ class Conversations(RuleBasedStateMachine):
     def rewind(self, name: int, back: int) -> None:
         """Take tokens back, as far as the pages are its own."""
         one = self.conversations[name]
-        shared = [index for index, page in one.pages() if not self.pool.writable(page)]
+        holders = self.holders()
+        shared = [index for index, page in one.pages() if holders[page] > 1]
         floor = max(one.floor, PAGE_TOKENS * (max(shared, default=-1) + 1))
         tokens = max(min(floor, len(one.history)), len(one.history) - back)
         one.table.rewind(tokens)
@@ -167,8 +168,10 @@ class Conversations(RuleBasedStateMachine):
 
     @invariant()
     def every_page_is_free_or_held_by_those_we_know(self) -> None:
-        holders = self.held_by_tables() + Counter(self.kept.values())
-        assert [self.pool.holders(page) for page in range(PAGES)] == [holders[page] for page in range(PAGES)]
+        holders = self.holders()
+        for page in range(PAGES):
+            assert self.pool.holders(page) == holders[page]
+            assert self.pool.writable(page) == (holders[page] == 1)
         assert self.pool.free_count == PAGES - len(holders)
         assert self.cache.page_count == len(self.kept) == len(set(self.kept.values())) <= CACHED
 
@@ -237,6 +240,9 @@ class Conversations(RuleBasedStateMachine):
         """A prefix and all it begins with become the most recent, the longest of them the least so."""
         for end in range(len(prefix), 0, -PAGE_TOKENS):
             self.kept[prefix[:end]] = self.kept.pop(prefix[:end])
+
+    def holders(self) -> Counter[int]:
+        return self.held_by_tables() + Counter(self.kept.values())
 
     def held_by_tables(self) -> Counter[int]:
         return Counter(page for one in self.conversations.values() for page in one.table.page_ids)

@@ -134,3 +134,60 @@ def test_a_page_is_not_freed_twice() -> None:
         pool.free([page])
     with pytest.raises(AssertionError, match="has no page 2"):
         pool.free([2])
+
+
+def test_a_shared_page_returns_when_its_last_holder_gives_it_back() -> None:
+    pool = PagePool("hot pages", 2)
+    (page,) = pool.allocate(1)
+    assert pool.writable(page)
+    pool.share([page])
+    assert (pool.holders(page), pool.writable(page), pool.free_count) == (2, False, 1)
+    pool.free([page])
+    assert (pool.holders(page), pool.writable(page), pool.free_count) == (1, True, 1)
+    pool.free([page])
+    assert (pool.holders(page), pool.writable(page), pool.free_count) == (0, False, 2)
+    with pytest.raises(AssertionError, match="freed twice"):
+        pool.free([page])
+
+
+def test_a_page_has_as_many_holders_as_there_are() -> None:
+    pool = PagePool("hot pages", 1)
+    (page,) = pool.allocate(1)
+    pool.share([page] * 1000)
+    pool.free([page] * 1000)
+    assert pool.writable(page)
+
+
+def test_a_free_page_is_not_shared() -> None:
+    pool = PagePool("hot pages", 2)
+    with pytest.raises(AssertionError, match="page 1 of hot pages is free and cannot be shared"):
+        pool.share([1])
+    with pytest.raises(AssertionError, match="has no page -1"):
+        pool.share([-1])
+
+
+def test_a_table_gives_up_its_share_only() -> None:
+    pool, tables = PagePool("hot pages", 8), [PageTable(WINDOW), PageTable(WINDOW)]
+    pool.extend(tables[0], 40)
+    tables[0].advance(40)
+    first = tables[0].page_ids[:2]
+    pool.share(first)
+    tables[1].attach(first)
+    tables[1].advance(32)
+    pool.extend(tables[1], 1)
+    pool.release(tables[0])
+    assert tables[1].page_ids[:2] == first
+    assert pool.free_count == 5
+    pool.release(tables[1])
+    assert pool.free_count == 8
+
+
+def test_room_is_not_made_in_a_page_that_others_hold() -> None:
+    pool, table = PagePool("hot pages", 4), PageTable(WINDOW)
+    pool.extend(table, 20)
+    table.advance(20)
+    pool.share(table.page_ids[:1])
+    pool.extend(table, 1)
+    table.rewind(15)
+    with pytest.raises(AssertionError, match="tokens from 15 on would be written to a shared page"):
+        pool.extend(table, 1)
