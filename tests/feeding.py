@@ -47,7 +47,10 @@ def fed(
             if piece == 1 and done:
                 logits = engine.decoding.step([sequence], part, placed)[0]
             else:
-                engine.understanding.ingest(sequence, part)
-                logits = engine.decoding.prefill(sequence, placed)
+                while part:
+                    count = sequence.stretch(len(part))
+                    engine.understanding.ingest(sequence, part[:count])
+                    logits = engine.decoding.prefill(sequence, placed)
+                    part = part[count:]
             done += piece
     return logits.copy()

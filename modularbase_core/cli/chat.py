@@ -17,6 +17,14 @@ from modularbase_core.cli.settings import installed, read_settings, settings_opt
 @click.argument("question", required=False)
 @click.option("-p", "--pack", "packs", multiple=True, metavar="ID[,ID]", help="Answer with these packs, unrouted.")
 @click.option("-s", "--system", help="A system message.")
+@click.option("--session", metavar="NAME", help="Go on with the conversation of this name, or begin it; it is kept.")
+@click.option(
+    "--file",
+    "files",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Read a text of any length first; may be repeated.",
+)
 @click.option("--max-tokens", type=int, default=512, show_default=True, help="Longest answer.")
 @click.option("-t", "--temperature", type=float, default=0.7, show_default=True, help="0 is greedy.")
 @click.option("--top-k", type=int, default=0, show_default=True, help="Keep so many tokens; 0 keeps all.")
@@ -40,6 +48,8 @@ def chat(
     question: str | None,
     packs: tuple[str, ...],
     system: str | None,
+    session: str | None,
+    files: tuple[Path, ...],
     quiet: bool,
     as_json: bool,
     config_file: Path | None,
@@ -79,6 +89,10 @@ def chat(
             quiet=quiet,
         )
         conversation.tell_broken()
+        if session is not None:
+            conversation.resume(session)
+        for file in files:
+            conversation.read(file)
         if question is not None:
             conversation.ask(question)
         else:

@@ -6,11 +6,15 @@ import sys
 from collections.abc import Generator, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
 
+from modularbase_core.cli.memory import tell_memory
+from modularbase_core.cli.progress import byte_bar
 from modularbase_core.cli.question import check_question
+from modularbase_core.cli.reading import check_text, pieces
 from modularbase_core.cli.report import print_json
 from modularbase_core.errors import InputError, ModularBaseError, nearest
 from modularbase_core.text.template import Message
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
 
 _HELP: Final = """\
 /packs   the packs that can answer, their scores for the last message, why they did
+/memory  what is held of the conversation and where, and what came back for the last answer
+/pin     keep the last question and its answer exactly, whatever else must go
 /new     forget the conversation
 /quit    leave (so does Ctrl-D)
 Ctrl-C ends an answer."""
@@ -100,6 +106,7 @@ class Conversation:
         self._opening = [Message("system", system)] if system is not None else []
         self.messages = list(self._opening)
         self._routed: Routed | None = None
+        self._session = ""
 
     def tell_broken(self) -> None:
         """Say which installed packs cannot answer, a line each."""
@@ -108,6 +115,21 @@ class Conversation:
         reasons = [f"{one.name} of {one.distribution} is broken: {one.reason}" for one in self._host.catalog.broken]
         for reason in (*reasons, *self._host.lineup.refused.values()):
             click.secho(f"note: {' '.join(reason.split())}", dim=True, err=True)
+
+    def resume(self, session: str) -> None:
+        """Take up the session of this name, or begin it."""
+        self.messages = self._host.resume(session) or self.messages
+        sizes = self._host.memory()
+        self._session = session
+        if not self._quiet and sizes is not None and sizes.tokens:
+            click.secho(f"[{session}: {sizes.tokens:,} tokens so far]", dim=True, err=True)
+
+    def read(self, file: Path) -> None:
+        """Take a whole text in; with Ctrl-C the part that was read stays."""
+        size = check_text(file)
+        with byte_bar(quiet=self._quiet) as show:
+            text = pieces(file, lambda done: show(f"reading {file.name}", done, size))
+            self.messages = self._host.read(text, file.name)
 
     def ask(self, question: str) -> None:
         """Stream the answer to `question`; it joins the history, also when Ctrl-C cut it short.
@@ -182,13 +204,25 @@ class Conversation:
     def _command(self, line: str) -> None:
         if line == "/help":
             click.echo(_HELP, err=self._as_json)
+        elif line == "/memory":
+            self._tell_memory()
+        elif line == "/pin":
+            self._host.pin()
         elif line == "/new":
+            if self._session:
+                raise InputError(f"session {self._session!r} is kept; leave it, or `modularbase session delete` it")
             self.messages, self._routed = list(self._opening), None
         elif line == "/packs":
             self._tell_packs()
         else:
-            hint = nearest(line, ("/help", "/packs", "/new", "/quit"))
+            hint = nearest(line, ("/help", "/packs", "/memory", "/pin", "/new", "/quit"))
             raise InputError(f"there is no command {line}{hint}; /help lists them")
+
+    def _tell_memory(self) -> None:
+        report = self._host.memory()
+        if report is None:
+            raise InputError("nothing has been said yet")
+        tell_memory(report, as_json=self._as_json)
 
     def _tell_packs(self) -> None:
         """Show who can answer, with scores for the last message and why those that answered it were chosen."""

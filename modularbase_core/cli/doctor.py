@@ -79,7 +79,7 @@ def examine(config: EngineConfig) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), "platform": platform.platform(), **versions},
         "targets": targets,
         "devices": devices,
-        "settings": {**asdict(config), "cache_dir": str(config.cache_dir)},
+        "settings": {**asdict(config), "cache_dir": str(config.cache_dir), "sessions_dir": str(config.sessions_dir)},
         "cache": cache,
         "artefacts": artefacts,
         "plugins": describe_plugins(catalog),

@@ -103,10 +103,11 @@ class BoundsIndex:
         self._cover(int(numbers.min()), int(numbers.max()))
         places = numbers - self._first
         assert not self._held[places].any(), "a page is added twice"
-        assert np.unique(places).size == places.size, "a page is added twice"
+        assert len(set(pages)) == len(pages), "a page is added twice"
         self._held[places] = True
         self._pages[places] = np.frombuffer(b"".join(rows), "<f2").reshape(-1, *self._shape)
-        self._bound_groups(np.unique(places // GROUP_PAGES))
+        # np.unique takes 0.4 ms of a few numbers
+        self._bound_groups(np.array(sorted(set((places // GROUP_PAGES).tolist()))))
 
     def remove(self, page: int) -> None:
         """Forget a page."""

@@ -1,17 +1,16 @@
 """The cold tier: the pages of one conversation on disk, in one LMDB file that a crash cannot tear.
 
-Decides what goes when the store is full: the least important pages become summaries, then they are dropped. A page
-that is damaged on disk is dropped and told, never returned. Rows and checksums are `record`'s, the lock and the
-soundness of the file `directory`'s; when a page is written or read is decided by others.
+Decides what is one transaction, and what becomes of a page that is damaged on disk: it is dropped and told, never
+returned. Rows and checksums are `record`'s, what gives way in a full store `room`'s, the lock and the soundness of
+the file `directory`'s; when a page is written or read is decided by others.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -21,21 +20,13 @@ import lmdb
 
 from modularbase_core.context import directory as places
 from modularbase_core.context import record as rows
+from modularbase_core.context import room
 from modularbase_core.context.holdings import Holdings
 from modularbase_core.context.record import PageEntry, PageRecord, page_index, page_key
 from modularbase_core.errors import SessionError
 from modularbase_core.sdk.architecture import PAGE_TOKENS
 
-Shrink = Callable[[str, bytes], bytes | None]
-"""Given a form and a payload, returns the payload as a summary, or None if it cannot be one."""
-
 LEAST_LIMIT_BYTES: Final = 1 << 20
-FULL: Final = 0.9
-"""Share of the limit above which room is made: LMDB writes beside what it replaces, and needs space to free space."""
-MORE_ROOM: Final = 0.05
-"""Share of the limit that is freed beyond what is needed, so that not every write makes room again."""
-AT_ONCE: Final = 64
-"""Pages that make room in one transaction."""
 ROWS_AT_ONCE: Final = 4096
 """Rows that are copied out at a time: a reader that stays keeps replaced pages from being used again."""
 
@@ -51,7 +42,7 @@ class ColdStore:
     """
 
     def __init__(
-        self, directory: Path, claim: int, databases: places.Databases, limit_bytes: int, shrink: Shrink | None
+        self, directory: Path, claim: int, databases: places.Databases, limit_bytes: int, shrink: room.Shrink | None
     ) -> None:
         self.directory, self.name, self.limit_bytes = directory, directory.name, limit_bytes
         self.summarised = self.dropped = 0
@@ -65,7 +56,9 @@ class ColdStore:
         self._read_all()
 
     @classmethod
-    def open(cls, directory: Path, *, limit_bytes: int, create: bool = True, shrink: Shrink | None = None) -> ColdStore:
+    def open(
+        cls, directory: Path, *, limit_bytes: int, create: bool = True, shrink: room.Shrink | None = None
+    ) -> ColdStore:
         """Open the store in `directory`, or make it.
 
         limit_bytes: the most that its file may take. shrink: makes a summary of a page when the store is full;
@@ -92,7 +85,7 @@ class ColdStore:
         try:
             with self._db.env.begin() as txn:
                 there, page = self._read(txn, key)
-        except lmdb.Error:  # the file was damaged since it was opened
+        except places.DAMAGE:  # since it was opened
             there, page = True, None
         if there and page is None:
             self._drop_damaged(key)
@@ -102,10 +95,10 @@ class ColdStore:
         """Yield what is known of each page, in the order of their numbers; others may write between."""
         for key, row in self._rows():
             entry = rows.read_entry(key, row)
-            if entry is not None:
-                yield entry
-            else:
+            if entry is None:
                 self._drop_damaged(key)
+            elif key not in self._bad:  # its payload may be what is damaged
+                yield entry
 
     def put(self, records: Sequence[PageRecord], meta: Mapping[str, bytes] = _NO_META) -> None:
         """Write pages, in place of those of the same number, and values: all of them or nothing.
@@ -114,10 +107,12 @@ class ColdStore:
         Raises SessionError if the disk is full or fails, or the store is full of pages that must stay: it then
         holds what it held and can be read.
         """
-        needed = sum(self._extent(len(record.payload)) + self._extent(len(record.bounds)) for record in records)
-        more = int(MORE_ROOM * self.limit_bytes)
+        needed = sum(
+            room.extent(len(part), self._block_bytes) for record in records for part in (record.payload, record.bounds)
+        )
+        more = int(room.MORE * self.limit_bytes)
         with self._writing, self._failures_told():
-            over = self.bytes_used + needed - int(FULL * self.limit_bytes)
+            over = self.bytes_used + needed - int(room.FULL * self.limit_bytes)
             if over > 0:
                 self._make_room(over + more)
             while True:
@@ -252,18 +247,22 @@ class ColdStore:
 
     def _make_room(self, wanted_bytes: int) -> bool:
         """Free about `wanted_bytes`; return whether anything gave way."""
-        freed = self._give_way(self._summaries(), wanted_bytes) if self._shrink else 0
+        freed = 0
+        if self._shrink is not None:
+            smaller = room.summaries(self._holdings, self.page, self._shrink, self._block_bytes)
+            freed = self._give_way(smaller, wanted_bytes)
         if freed < wanted_bytes:
-            freed += self._give_way(self._drops(), wanted_bytes - freed)
+            gone = room.drops(self._holdings, self._payload_bytes, self._block_bytes)
+            freed += self._give_way(gone, wanted_bytes - freed)
         if freed:
             # LMDB uses blocks again from the second commit after the one that freed them
             with suppress(lmdb.MapFullError), self._db.env.begin(write=True) as txn:
                 txn.put(_ROOM_KEY, b"", db=self._db.meta)
         return freed > 0
 
-    def _give_way(self, steps: Iterator[_Step], wanted_bytes: int) -> int:
+    def _give_way(self, steps: Iterator[room.Step], wanted_bytes: int) -> int:
         freed = 0
-        while batch := _next_steps(steps, wanted_bytes - freed):
+        while batch := room.next_steps(steps, wanted_bytes - freed):
             smaller = [step.smaller for step in batch if step.smaller]
             try:
                 self._commit(smaller, drop=[step.index for step in batch if not step.smaller])
@@ -273,18 +272,9 @@ class ColdStore:
             self._count_given(len(smaller), len(batch) - len(smaller))
         return freed
 
-    def _summaries(self) -> Iterator[_Step]:
-        for index in self._holdings.least_important(("int8", "int4")):
-            page = self.page(index)
-            payload = self._shrink(page.form, page.payload) if page and self._shrink else None
-            if page and payload is not None and len(payload) < len(page.payload):
-                freed = self._extent(len(page.payload)) - self._extent(len(payload))
-                yield _Step(index, freed, replace(page, form="summary", payload=payload))
-
-    def _drops(self) -> Iterator[_Step]:
-        for index in self._holdings.least_important(("int8", "int4", "summary")):
-            with self._db.env.begin(buffers=True) as txn:
-                yield _Step(index, self._extent(len(txn.get(page_key(index), b"", db=self._db.payloads))))
+    def _payload_bytes(self, index: int) -> int:
+        with self._db.env.begin(buffers=True) as txn:
+            return len(txn.get(page_key(index), b"", db=self._db.payloads))
 
     def _count_given(self, summarised: int, dropped: int) -> None:
         reached = f"session {self.name!r} has reached its {self.limit_bytes >> 20} MiB: its least important pages are"
@@ -294,12 +284,6 @@ class ColdStore:
             self._tell(f"{reached} dropped from now on")
         self.summarised += summarised
         self.dropped += dropped
-
-    def _extent(self, payload_bytes: int) -> int:
-        """Return the bytes that a payload takes in the file: what is longer than half a block has its own blocks."""
-        if payload_bytes < self._block_bytes // 2:
-            return payload_bytes + 32
-        return -(-(payload_bytes + 16) // self._block_bytes) * self._block_bytes
 
     def _drop_damaged(self, key: bytes) -> None:
         with self._telling:
@@ -329,23 +313,6 @@ class ColdStore:
             ) from None
         except lmdb.Error as error:
             raise places.failure(self.directory, error) from error
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """A page that gives way: for a smaller one, or altogether."""
-
-    index: int
-    freed_bytes: int
-    smaller: PageRecord | None = None
-
-
-def _next_steps(steps: Iterator[_Step], wanted_bytes: int) -> list[_Step]:
-    batch: list[_Step] = []
-    while wanted_bytes > 0 and len(batch) < AT_ONCE and (step := next(steps, None)):
-        batch.append(step)
-        wanted_bytes -= step.freed_bytes
-    return batch
 
 
 def _meta_key(name: str) -> bytes:

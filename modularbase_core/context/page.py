@@ -136,8 +136,14 @@ class PageTable:
 
     def slots(self, start: int, count: int) -> list[int]:
         """Return where `count` tokens from `start` on lie: page * 16 + offset."""
-        place = (divmod(token, PAGE_TOKENS) for token in range(start, start + count))
-        return [self._page[index] * PAGE_TOKENS + offset for index, offset in place]
+        end = start + count
+        out: list[int] = []
+        while start < end:  # page by page: a prompt has many tokens
+            first = self._page[start // PAGE_TOKENS] * PAGE_TOKENS + start % PAGE_TOKENS
+            size = min(end - start, PAGE_TOKENS - start % PAGE_TOKENS)
+            out += range(first, first + size)
+            start += size
+        return out
 
     def release_invisible(self, start: int | None = None) -> list[int]:
         """Give up and return the pages that no token from `start` (the next one) on can see.

@@ -8,81 +8,36 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modularbase_core.context.bounds import BoundsIndex
-from modularbase_core.context.codec import PageShapes, PageValues, decode, encode
+from modularbase_core.context.codec import PageValues, decode, encode
 from modularbase_core.context.cold import ColdStore
+from modularbase_core.context.heard import Heard
 from modularbase_core.context.hot import HotPages
 from modularbase_core.context.judge import CRITICAL, REDUNDANT, Judge
 from modularbase_core.context.page import PageTable
-from modularbase_core.context.record import PageRecord
+from modularbase_core.context.record import PageEntry, PageRecord
+from modularbase_core.context.tier_settings import Recalled, TierSettings, TierSizes
 from modularbase_core.context.words import WordIndex
 from modularbase_core.context.writer import ColdWriter
 from modularbase_core.errors import BudgetError, SessionError
-from modularbase_core.sdk.architecture import PAGE_TOKENS, Window
-from modularbase_core.text.controls import Controls
-from modularbase_core.text.roles import Roles
+from modularbase_core.sdk.architecture import PAGE_TOKENS
 
-FRESH_PAGES: Final = 4
+FRESH_PAGES: Final = 2
 """New pages that a block may bring back, of those its window has room for; a question may bring them all. Each costs
-the packs a page of prefill: 4 of 16 are a quarter of a block's own."""
-RECALL_SHARE: Final = 4
-"""Recalled pages take at most one part in so many of the trained window."""
+the packs a page of prefill: 2 are an eighth of a block's own."""
 NAMED: Final = 3
 """Of four pages that come back, so many may be found by the words of a question; attention finds the others."""
 STATE: Final = "state"
 BASE: Final = "base"
 PROBE_TOKENS: Final = 32
 """Tokens whose queries search; twice as many gained 0.2 % of perplexity and took twice as long to search."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recalled:
-    """A page that was brought back: the token it begins with, and what found it."""
-
-    token: int
-    by: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TierSizes:
-    """What a conversation holds. cold_tokens: by form. index_bytes: of memory, for finding cold pages."""
-
-    tokens: int
-    hot_tokens: int
-    cold_tokens: Mapping[str, int]
-    cold_bytes: int
-    limit_bytes: int
-    index_bytes: int
-
-
-@dataclass(slots=True)
-class TierSettings:
-    """What is alike for every conversation of a model.
-
-    form: int8 or int4, of what is important. spell, importance: see `Judge`. vocabulary_size: of the base. base: JSON
-    of which base it is; a conversation is taken up by the one that it was held with.
-    """
-
-    shapes: PageShapes
-    window: Window
-    vocabulary_size: int
-    controls: Controls
-    spell: Callable[[Sequence[int]], str]
-    importance: Callable[[str, str, int], float]
-    form: str = "int8"
-    base: str = ""
-    recall_pages: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        room = min(self.window.recall_tokens, self.window.trained_tokens // RECALL_SHARE)
-        self.recall_pages = room // PAGE_TOKENS
 
 
 class Tiers:
@@ -100,13 +55,10 @@ class Tiers:
         self._bounds = BoundsIndex(shapes.understanding_layers, shapes.kv_heads, shapes.head_size)
         self._words = WordIndex(settings.vocabulary_size)
         self._judge = Judge(settings.spell, settings.importance)
-        self._roles = Roles(settings.controls)
+        self.heard = Heard(settings.controls)
         self._store: ColdStore | None = None
         self._writer: ColdWriter | None = None
         self._failed = False
-        self._ids: list[int] = []  # from token `_first` on
-        self._who: list[tuple[str, bool]] = []  # of the same tokens: who speaks, and whether it was typed
-        self._first = 0
         self._sinks = settings.window.sink_tokens // PAGE_TOKENS
         self._indexed = self._sinks  # pages before it are searched, but for the sinks
         self._kept = 0 if journal else self._sinks  # pages before it were handed to the store
@@ -114,27 +66,14 @@ class Tiers:
         self._rows: dict[int, bytes] = {}  # what searches read, of pages that are not both searched and kept yet
         self.question: tuple[int, ...] = ()
         """The words that were asked for last; they are sought until the next question."""
-        self.searched = -1
-        """The token of the last search."""
-        self.typed = True
-        """Whether what comes next is typed, not read from a file."""
         self.recalled: tuple[Recalled, ...] = ()
         self._faults: list[str] = []
 
     # what is read
 
-    def note(self, token_ids: Sequence[int]) -> None:
-        """Take in what was understood next."""
-        for token_id in token_ids:
-            self._roles.follow(token_id)
-            self._who.append((self._roles.role, self.typed))
-        self._ids.extend(token_ids)
-
     def rewind(self, tokens: int) -> None:
         """Forget what comes from `tokens` on; it was noted since the last page was indexed, or is dropped."""
-        kept = max(0, tokens - self._first)
-        del self._ids[kept:], self._who[kept:]
-        self._roles.rewind(self._who[-1][0] if self._who else "", self._ids)
+        self.heard.rewind(tokens)
         whole = tokens // PAGE_TOKENS
         for page in range(max(whole, self._sinks), self._indexed):
             self._bounds.remove(page)
@@ -145,17 +84,6 @@ class Tiers:
             self.flush()
             self._store.drop(range(whole, self._kept))
         self._kept = min(self._kept, whole)
-        self.searched = -1
-
-    @property
-    def open_role(self) -> str:
-        """Who is in the middle of a message, empty between messages."""
-        return self._roles.role
-
-    def last(self, token: int, count: int) -> list[int]:
-        """Return the `count` token ids before `token`, or as many as are still known."""
-        end = token - self._first
-        return self._ids[max(0, end - count) : end]
 
     # what is searched
 
@@ -173,7 +101,7 @@ class Tiers:
         lacking = [page for page in pages if page not in self._rows]
         self._note_rows(lacking, self._hot.understanding.read_rows([table.page(page) for page in lacking]))
         self._bounds.add_many(pages, [self._rows[page] for page in pages])
-        self._words.add_many(pages, [self._tokens_of(page) for page in pages])
+        self._words.add_many(pages, [self.heard.page(page) for page in pages])
         self._forget()
 
     def recall(self, table: PageTable, token: int, queries: NDArray[np.float32], *, question: bool) -> None:
@@ -224,14 +152,14 @@ class Tiers:
         values = self._hot.read([table.page(page) for page in pages])
         lacking = [row for row, page in enumerate(pages) if page not in self._rows]
         self._note_rows([pages[row] for row in lacking], values.understanding[lacking])
-        for row, page in enumerate(pages):
-            tokens, who = self._tokens_of(page), self._who_of(page)
-            judged = self._judge.judge(tokens.tolist(), [role for role, _ in who], typed=all(typed for _, typed in who))
+        tokens = np.stack([self.heard.page(page) for page in pages])
+        roles, typed = zip(*map(self.heard.who, pages), strict=True)
+        for row, (page, judged) in enumerate(zip(pages, self._judge.judge(tokens, roles, typed=typed), strict=True)):
             one = PageValues(values.hidden[row], values.understanding[row], values.fusion[row])
             form = {CRITICAL: "exact", REDUNDANT: "summary"}.get(judged.kind, self.settings.form)
             pinned = page in self._pinned
             form = "exact" if pinned else form
-            writer.submit(page, one, form, tokens, judged.importance, pinned=pinned, bounds=self._rows[page])
+            writer.submit(page, one, form, tokens[row], judged.importance, pinned=pinned, bounds=self._rows[page])
         self._pinned.difference_update(pages)
         self._forget()
 
@@ -265,24 +193,12 @@ class Tiers:
             keys = understanding[:, :, 0].reshape(len(pages), -1, shapes.kv_heads, shapes.head_size, PAGE_TOKENS)
             self._rows.update(zip(pages, self._bounds.row(keys.astype(np.float32, copy=False)), strict=True))
 
-    def _tokens_of(self, page: int) -> NDArray[np.int32]:
-        first = page * PAGE_TOKENS - self._first
-        assert first >= 0, f"page {page} was read before token {self._first}"
-        return np.array(self._ids[first : first + PAGE_TOKENS], np.int32)
-
-    def _who_of(self, page: int) -> list[tuple[str, bool]]:
-        first = page * PAGE_TOKENS - self._first
-        return self._who[first : first + PAGE_TOKENS]
-
     def _forget(self) -> None:
         """Let go of what is searched and kept, but for the last tokens, whose queries search."""
         done = min(self._kept, self._indexed)
         for page in [page for page in self._rows if page < done]:
             del self._rows[page]
-        cut = min(done * PAGE_TOKENS, self._first + len(self._ids) - PROBE_TOKENS) - self._first
-        if cut > 0:
-            del self._ids[:cut], self._who[:cut]
-            self._first += cut
+        self.heard.forget(min(done * PAGE_TOKENS, self.heard.end - PROBE_TOKENS))
 
     # the store
 
@@ -339,7 +255,7 @@ class Tiers:
         page, count = divmod(table.tokens, PAGE_TOKENS)
         if count:
             tokens = np.full(PAGE_TOKENS, -1, np.int32)
-            tokens[:count] = self.last(table.tokens, count)
+            tokens[:count] = self.heard.last(table.tokens, count)
             payload = encode(self._held(table, page), "exact")
             records.append(
                 PageRecord(index=page, form="exact", tokens=tokens, importance=1.0, pinned=True, payload=payload)
@@ -373,19 +289,21 @@ class Tiers:
             self._words.add_many([entry.index for entry in cold], np.stack([entry.tokens for entry in cold]))
         self._rows = {entry.index: entry.bounds for entry in entries if entry.index >= self._indexed and entry.bounds}
         recalls = [(int(first), list(pages)) for first, pages in state.get("recalls", ())] if current else []
-        self._judge.seen(ids)
-        for token_id in ids.tolist():
-            self._roles.follow(token_id)
-        kept = min(len(ids), end - max(0, self._indexed * PAGE_TOKENS - PROBE_TOKENS))
-        self._ids = ids[len(ids) - kept :].tolist()
-        self._who = [("", False)] * kept
-        self._first = end - kept
-        self.question = tuple(state.get("question", ())) if current else ()
+        self._judge.seen(ids[: len(ids) // PAGE_TOKENS * PAGE_TOKENS].reshape(-1, PAGE_TOKENS))
+        self.heard.restore(ids, end, min(len(ids), end - max(0, self._indexed * PAGE_TOKENS - PROBE_TOKENS)))
+        if current:
+            self.question = tuple(state.get("question", ()))
+            self.recalled = tuple(Recalled(int(token), str(by)) for token, by in state.get("recalled", ()))
         hot = [*range(self._sinks), *range(max(recent, self._sinks), -(-end // PAGE_TOKENS))]
         for first, pages in recalls:
             table.recall(first, self._bring(table, pages))
         self._bring(table, hot)
         return ids, list(state.get("pending", ())) if current else []
+
+    def entries(self) -> Iterator[PageEntry]:
+        """Yield what is known of each page that was kept, in the order of the pages."""
+        self.flush()
+        return iter(()) if self._store is None else self._store.entries()
 
     def close(self) -> None:
         """Let go of the store; one that was made for this process alone is deleted."""

@@ -76,7 +76,7 @@ class WordIndex:
         self._cover(int(numbers.min()), int(numbers.max()))
         places = numbers - self._first
         assert not self._held[places].any(), "a page is added twice"
-        assert np.unique(places).size == places.size, "a page is added twice"
+        assert len(set(pages)) == len(pages), "a page is added twice"
         self._held[places] = True
         self._tokens[places] = np.maximum(rows, -1) + 1
         np.add.at(self._frequency, _distinct(self._tokens[places]), 1)

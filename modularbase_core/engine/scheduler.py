@@ -32,10 +32,7 @@ from modularbase_core.turn.understand import Understanding
 
 
 class Engine:
-    """Runs requests. max_running: sequences decoded in one call; max_tokens: of one prompt without tiers.
-
-    whole_tokens: of a turn, that are understood before it is routed; what is before them is read by general chat.
-    """
+    """Runs requests. max_running: sequences decoded in one call; max_tokens: of one prompt without tiers."""
 
     def __init__(
         self,
@@ -48,14 +45,13 @@ class Engine:
         fallback: str,
         max_running: int,
         max_tokens: int,
-        whole_tokens: int,
         hooks: Hooks | None = None,
         prefetcher: Prefetcher | None = None,
     ) -> None:
         self.prefetcher = prefetcher
         self.understanding, self.routes, self.slots, self.decoding = understanding, routes, slots, decoding
         self._tokenizer, self._fallback, self._hooks = tokenizer, fallback, hooks
-        self._max_running, self.max_tokens, self._whole_tokens = max_running, max_tokens, whole_tokens
+        self._max_running, self.max_tokens = max_running, max_tokens
         self._stops = tokenizer.controls.stops
         self._waiting: deque[Running] = deque()
         self._running: list[Running] = []
@@ -195,14 +191,16 @@ class Engine:
             self._running.append(one)
 
     def _start(self, one: Running) -> None:
-        """Note where the turn begins; of a turn longer than the hot pages are meant for, the first part is read."""
+        """Note where the turn begins. Of a turn that goes past a block's end, with tiers, the first part is read."""
         sequence = one.request.sequence
         one.start, one.kept = sequence.table.tokens, tuple(sequence.pending)
         one.begun, one.since = True, time.perf_counter()
         one.before = sequence.route.ids
         whole = [*sequence.pending, *one.request.token_ids]
-        if sequence.tiers is not None and len(whole) > self._whole_tokens:
-            one.unread = whole[: len(whole) - self._whole_tokens]
+        block = sequence.table.window.block_tokens
+        if sequence.stretch(len(whole)) < len(whole):
+            last = (one.start + len(whole) - 1) // block * block
+            one.unread = whole[: last - one.start]
 
     def read(self, sequence: Sequence, token_ids: Sequence_[int]) -> Iterator[int]:
         """Take tokens in without an answer, block by block, through general chat; yield how many are through.
@@ -213,19 +211,20 @@ class Engine:
         sequence.pending.clear()
         first = sequence.table.tokens
         while (done := sequence.table.tokens - first) < len(token_ids):
-            self._read_block(sequence, token_ids[done:])
+            self._read_block(sequence, token_ids[done:], (self._fallback,))
             yield sequence.table.tokens - first
 
     def _read(self, one: Running) -> None:
         """Read the next block of a long turn; others that run go on between two of them."""
         one.has_read = True
         one.request.sequence.pending.clear()
-        del one.unread[: self._read_block(one.request.sequence, one.unread)]
+        packs = one.request.packs if one.request.packs and self.slots.can_hold(one.request.packs) else (self._fallback,)
+        del one.unread[: self._read_block(one.request.sequence, one.unread, packs)]
 
-    def _read_block(self, sequence: Sequence, token_ids: Sequence_[int]) -> int:
+    def _read_block(self, sequence: Sequence, token_ids: Sequence_[int], packs: Sequence_[str]) -> int:
         block = sequence.table.window.block_tokens
         count = min(len(token_ids), block - sequence.table.tokens % block)
-        sequence.route = force([self._fallback])
+        sequence.route = force(packs)
         try:
             with self.slots.hold(sequence.route.ids) as slots:
                 placed = {slot.pack_id or "": slot.content for slot in slots if slot.content is not None}
@@ -245,7 +244,7 @@ class Engine:
         token_ids = [*one.kept, *request.token_ids]
         begun = sequence.table.tokens  # later than the turn, where its first part was read
         first, end = one.start + len(one.kept) + request.question[0], one.start + len(one.kept) + request.question[1]
-        first = max(first, begun)
+        first = max(first, begun and sequence.table.first_recent(begun))  # of what was read, as far as it is hot
         message = token_ids[first - one.start : max(first, end) - one.start]
 
         def foresee() -> bool:  # a long prompt's packs are copied while the rest of it is understood
@@ -256,9 +255,8 @@ class Engine:
         early = foresee if self.prefetcher is not None and not request.packs else None
         sequence.pending.clear()
         self.understanding.ingest(sequence, token_ids[begun - one.start :], early)
-        if self.understanding.remembering is not None:
-            again = self.understanding.remembering.answer(sequence, begun, message)
-            self.understanding.ingest(sequence, token_ids[again - one.start :])
+        again = self.decoding.remembering.answer(sequence, begun, message)
+        self.understanding.ingest(sequence, token_ids[again - one.start :])
         one.understood = True
         route = force(request.packs) if request.packs else self.routes.choose(sequence, first, message, request.message)
         sequence.route = trim(route, self.slots.fitting(route.ids), self.slots.on_demand)

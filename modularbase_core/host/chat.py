@@ -11,13 +11,13 @@ from types import TracebackType
 import pluggy
 
 from modularbase_core.config import EngineConfig
-from modularbase_core.context.tiers import TierSizes
 from modularbase_core.device.budget import BudgetPlan
 from modularbase_core.engine.request import Request
 from modularbase_core.engine.scheduler import Engine
 from modularbase_core.errors import InputError
 from modularbase_core.host.builtin import hooks_of
 from modularbase_core.host.conversations import messages_of
+from modularbase_core.host.memory_report import MemoryReport, recalled_pages
 from modularbase_core.host.parts import Parts, Progress
 from modularbase_core.packs.catalog import Catalog, discover, plugin_manager, weights_store
 from modularbase_core.packs.hooks import Hooks
@@ -138,7 +138,7 @@ class Host:
         )
         closing = [*controls.closing["user"], *controls.opening["assistant"], *self.tokenizer.encode(READ)]
         assert sequence.tiers is not None
-        sequence.tiers.typed, through = False, 0
+        sequence.tiers.heard.typed, through = False, 0
         try:
             for token_ids in chain([opening], map(self.tokenizer.encode, text), [closing]):
                 for done in self.engine.read(sequence, token_ids) if token_ids else ():
@@ -146,18 +146,29 @@ class Host:
                         progress(through + done)
                 through += len(token_ids)
         finally:
-            sequence.tiers.typed = True
+            sequence.tiers.heard.typed = True
             said = (Message("user", f"[{named}]"), Message("assistant", READ))
             conversation.messages = [*conversation.messages, *said]
             self._checkpoint(conversation)
         return list(conversation.messages)
 
-    def memory(self) -> TierSizes | None:
-        """Tell what the running conversation holds, hot and cold; None before it begins."""
+    def memory(self) -> MemoryReport | None:
+        """Tell what the running conversation holds, hot and cold, and what came back; None before it begins."""
         running = self._conversation
         if running is None or running.sequence.tiers is None:
             return None
-        return running.sequence.tiers.measure(running.sequence.table)
+        tiers = running.sequence.tiers
+        sizes = tiers.measure(running.sequence.table)
+        recalled = [(one.token, one.by) for one in tiers.recalled]
+        return MemoryReport(
+            tokens=sizes.tokens + len(running.sequence.pending),
+            hot_tokens=sizes.hot_tokens,
+            cold_tokens=sizes.cold_tokens,
+            bytes_on_disk=sizes.cold_bytes,
+            limit_bytes=sizes.limit_bytes,
+            index_bytes=sizes.index_bytes,
+            recalled=recalled_pages(tiers.entries(), recalled, self.tokenizer),
+        )
 
     def pin(self) -> None:
         """Keep the last turn exactly, whatever else must go; raises InputError where nothing was said yet."""
@@ -169,7 +180,7 @@ class Host:
     def _closing(self, sequence: Sequence) -> tuple[int, ...]:
         """Return what ends the message that a sequence stands in."""
         controls = self.tokenizer.controls
-        role = sequence.tiers.open_role if sequence.tiers is not None else "assistant"
+        role = sequence.tiers.heard.role if sequence.tiers is not None else "assistant"
         if sequence.pending:
             role = "assistant"
         if role == "user":  # it was cut short while it was read
@@ -187,7 +198,9 @@ class Host:
 
         packs: ids or aliases to use instead of the router's choice. Raises InputError, PackError, BudgetError.
         """
-        for message in messages:
+        running = self._conversation
+        held = running.messages if running is not None and messages[: len(running.messages)] == running.messages else ()
+        for message in messages[len(held) :]:
             size = len(message.content.encode(errors="surrogatepass"))
             if size > self._parts.config.max_prompt_bytes:
                 raise InputError(

@@ -13,7 +13,8 @@ from pathlib import Path
 from modularbase_core.config import EngineConfig
 from modularbase_core.context.hot import HotPages
 from modularbase_core.context.page import PageTable
-from modularbase_core.context.tiers import Tiers, TierSettings
+from modularbase_core.context.tier_settings import TierSettings
+from modularbase_core.context.tiers import Tiers
 from modularbase_core.device.artefact import Build, ensure_artefacts
 from modularbase_core.device.executable import Device, Executable
 from modularbase_core.device.metadata import read_meta
@@ -58,7 +59,6 @@ from modularbase_core.turn.understand import Understanding
 Progress = Callable[[str, int, int], None]
 
 PREFILL_ROWS = 256
-WHOLE_TOKENS = 2048
 HISTORY_FILE = "pack-history.json"
 
 
@@ -111,18 +111,18 @@ class Parts:
         mix, compare, fuse = (weights.bind(program) for program in ("mix", "compare", "fuse"))
         shares = Shares(self._fusion, self.config.contradiction)
         fusion = Fusion(mix, compare, fuse, hot, self._buffers, shares)
+        remembering = Remembering(weights.bind("probe"), hot, self._buffers, self.base, prefill_rows)
         fallback = self.lineup.general_chat.id
         slots = self._slots(fallback)
         return Engine(
             understanding,
             routes,
             slots,
-            Decoding(understanding, fusion, hot, self._buffers, prefill_rows),
+            Decoding(understanding, fusion, remembering, hot, self._buffers, prefill_rows),
             self.tokenizer,
             fallback=fallback,
             max_running=MAX_RUNNING,
             max_tokens=(self.budget.page_count - 1) * PAGE_TOKENS,
-            whole_tokens=self._whole_tokens(),
             hooks=self.hooks,
             prefetcher=self._prefetcher(slots),
         )
@@ -158,9 +158,6 @@ class Parts:
         hot = HotPages(executable.meta, self.device, self.budget.page_count)
         understanding = Understanding(
             weights.bind("understand"), weights.bind("recall_hidden"), hot, self._buffers, prefill_rows
-        )
-        understanding.remembering = Remembering(
-            weights.bind("probe"), hot.understanding, self._buffers, self.base, prefill_rows
         )
         self._hot = hot
         route = self._places.resident(self.lineup.router).bind("route")
@@ -205,12 +202,6 @@ class Parts:
             form=self.config.cold,
             base=json.dumps(described),
         )
-
-    def _whole_tokens(self) -> int:
-        """Return how much of a turn is understood before it is routed: what the hot pages hold beside a window."""
-        window = self.base.window
-        spare = self.budget.page_count * PAGE_TOKENS - 2 * window.trained_tokens
-        return max(window.block_tokens, min(WHOLE_TOKENS, spare // 2))
 
     def _as_first_message(self, text: str) -> tuple[list[int], tuple[int, int]]:
         rendered = render([Message("user", text)], self.tokenizer, generate=True)

@@ -14,6 +14,7 @@ from modularbase_core.device.executable import Tensor
 from modularbase_core.sdk.architecture import PAGE_TOKENS
 from modularbase_core.turn.experts import PlacedPack
 from modularbase_core.turn.fuse import Fusion, Part
+from modularbase_core.turn.remember import Remembering
 from modularbase_core.turn.rows import RowBuffers
 from modularbase_core.turn.sequence import Sequence
 from modularbase_core.turn.understand import Understanding
@@ -26,8 +27,15 @@ class Decoding:
     """Runs held packs and fusion over understood tokens. max_rows: rows of a prefill call."""
 
     def __init__(
-        self, understanding: Understanding, fusion: Fusion, hot: HotPages, buffers: RowBuffers, max_rows: int
+        self,
+        understanding: Understanding,
+        fusion: Fusion,
+        remembering: Remembering,
+        hot: HotPages,
+        buffers: RowBuffers,
+        max_rows: int,
     ) -> None:
+        self.remembering = remembering
         self._understanding, self._fusion = understanding, fusion
         self._hot, self._buffers, self._max_rows = hot, buffers, max_rows
 
@@ -93,13 +101,17 @@ class Decoding:
         self._hot.pool.extend(sequence.table, 1)
 
     def _end(self, sequence: Sequence, every: int) -> None:
-        """Give up what is out of sight every so many tokens; what the next block sees again is chosen before."""
-        if sequence.table.tokens % every == 0:
-            if self._understanding.remembering is not None:
-                self._understanding.remembering.begin_block(sequence)
-            sequence.trim(self._hot.pool)
-        elif sequence.tiers is not None and sequence.table.tokens % PAGE_TOKENS == 0:
+        """Give up what is out of sight every so many tokens; what the next block sees again is chosen before.
+
+        What leaves is handed over first, so that it is encoded while the search leaves a core idle.
+        """
+        tokens, block = sequence.table.tokens, sequence.table.window.block_tokens
+        if sequence.tiers is not None and (tokens % every == 0 or tokens % PAGE_TOKENS == 0):
             sequence.tiers.settle(sequence.table, sequence.fused)
+        if tokens % block == 0:
+            self.remembering.end_block(sequence)
+        elif tokens % every == 0:
+            self._hot.pool.trim(sequence.table, sequence.fused)
 
     def take_faults(self) -> list[str]:
         """Return what went wrong in the fusion since this was last asked, a sentence each."""

@@ -7,25 +7,30 @@ the tokens and where turns end, so chunked prefill, whole prefill and decode bri
 from __future__ import annotations
 
 from collections.abc import Sequence as Sequence_
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from modularbase_core.context.hot import HotPages
 from modularbase_core.context.page import plan_call
 from modularbase_core.context.tiers import PROBE_TOKENS
-from modularbase_core.device.executable import BoundProgram, Tensor
+from modularbase_core.device.executable import BoundProgram
 from modularbase_core.sdk.architecture import BaseArchitecture
 from modularbase_core.turn.rows import RowBuffers
 from modularbase_core.turn.sequence import Sequence
+
+ROW_STEP: Final = 2
+"""Of the last tokens every other one searches; all of them took twice as long and found no better pages."""
 
 
 class Remembering:
     """The program `probe` over the hot pages of understanding, and the searches that its queries make."""
 
     def __init__(
-        self, probe: BoundProgram, pages: Tensor, buffers: RowBuffers, architecture: BaseArchitecture, max_rows: int
+        self, probe: BoundProgram, hot: HotPages, buffers: RowBuffers, architecture: BaseArchitecture, max_rows: int
     ) -> None:
-        self._probe, self._pages, self._buffers, self._max_rows = probe, pages, buffers, max_rows
+        self._probe, self._hot, self._buffers, self._max_rows = probe, hot, buffers, max_rows
         blocks, window = architecture.blocks, architecture.window
         self._shape = (architecture.understanding_layers, blocks.heads, blocks.head_size)
         # a query stands on average in the middle of its block, a recalled page in the middle of theirs: so far apart
@@ -34,15 +39,22 @@ class Remembering:
         angle = distance * blocks.rope_theta**-half
         self._cos, self._sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
 
-    def begin_block(self, sequence: Sequence) -> None:
-        """Where the next token begins a block, choose the pages that it sees again; each block is searched once."""
-        token, tiers = sequence.table.tokens, sequence.tiers
-        if tiers is None or token % sequence.table.window.block_tokens or tiers.searched == token:
+    def end_block(self, sequence: Sequence) -> None:
+        """Where a block ended, give up what is out of sight and choose what the next one sees again.
+
+        All of the sequence is fused. What comes back comes from the cold store, also where it has only just left:
+        a page is the same however the tokens were cut into calls.
+        """
+        token, tiers, table = sequence.table.tokens, sequence.tiers, sequence.table
+        if tiers is None:
+            self._hot.pool.trim(table, sequence.fused)
             return
-        tiers.searched = token
-        tiers.index(sequence.table, token)
-        if tiers.has_cold(token):
-            tiers.recall(sequence.table, token, self._queries(sequence, token), question=False)
+        assert sequence.fused == token
+        tiers.index(table, token)
+        queries = self._queries(sequence, token) if tiers.has_cold(token) else None
+        self._hot.pool.trim(table)
+        if queries is not None:
+            tiers.recall(table, token, queries, question=False)
 
     def answer(self, sequence: Sequence, first: int, question: Sequence_[int]) -> int:
         """Search with a question that was just understood, and have its end read again with what was found.
@@ -59,7 +71,6 @@ class Remembering:
         start = max(first, (end - 1) // block * block)
         queries = self._queries(sequence, end)
         sequence.rewind(start)
-        tiers.searched = start
         tiers.recall(table, start, queries, question=True)
         return start
 
@@ -69,14 +80,14 @@ class Remembering:
         assert tiers is not None
         block = table.window.block_tokens
         first = max(end - PROBE_TOKENS, (end - 1) // block * block)
-        ids = tiers.last(end, end - first)
+        ids = tiers.heard.last(end, end - first)
         parts = []
         for start, count in table.stretches(end - len(ids), len(ids), self._max_rows):
             rows = self._buffers.rows("base", [plan_call(table, count, start)])
             at = start - (end - len(ids))
             tokens = self._buffers.put("tokens", np.asarray(ids[at : at + count], np.int32))
-            parts.append(self._probe(tokens, self._pages, *rows.inputs).numpy().astype(np.float32))
-        queries = np.concatenate(parts).reshape(len(ids), *self._shape)
+            parts.append(self._probe(tokens, self._hot.understanding, *rows.inputs).numpy().astype(np.float32))
+        queries = np.concatenate(parts).reshape(len(ids), *self._shape)[::-ROW_STEP]
         half = self._shape[2] // 2
         low, high = queries[..., :half], queries[..., half:]
         turned = [low * self._cos - high * self._sin, high * self._cos + low * self._sin]

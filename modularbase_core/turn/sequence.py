@@ -6,7 +6,6 @@ from collections.abc import Sequence as Sequence_
 from dataclasses import dataclass, field
 
 from modularbase_core.context.page import PageTable
-from modularbase_core.context.pool import PagePool
 from modularbase_core.context.tiers import Tiers
 from modularbase_core.turn.stages import Route
 
@@ -31,7 +30,18 @@ class Sequence:
         """Note that these tokens are understood now, after the call that wrote them."""
         self.table.advance(len(token_ids))
         if self.tiers is not None:
-            self.tiers.note(token_ids)
+            self.tiers.heard.note(token_ids)
+
+    def stretch(self, count: int) -> int:
+        """Return how many of `count` more tokens may be understood before they are fused.
+
+        With tiers, once pages fall out of sight, all up to the end of the block: what the next one sees again is
+        chosen, and what leaves is kept, when everything before it is through.
+        """
+        window, start = self.table.window, self.table.tokens
+        if self.tiers is None or self.table.first_recent(start + count - 1) <= window.sink_tokens:
+            return count
+        return min(count, window.block_tokens - start % window.block_tokens)
 
     def rewind(self, tokens: int) -> None:
         """Take the tokens from `tokens` on back."""
@@ -39,12 +49,6 @@ class Sequence:
         self.table.rewind(tokens)
         if self.tiers is not None:
             self.tiers.rewind(tokens)
-
-    def trim(self, pool: PagePool) -> None:
-        """Give up the pages that no token still to be fused can see; the tiers keep what leaves."""
-        if self.tiers is not None:
-            self.tiers.settle(self.table, self.fused)
-        pool.trim(self.table, self.fused)
 
     def reset(self) -> None:
         """Forget everything but the table, which is emptied by its pool, and let go of the tiers' store."""

@@ -11,7 +11,6 @@ from modularbase_core.context.hot import HotPages
 from modularbase_core.context.page import plan_call, split_on_blocks
 from modularbase_core.device.executable import BoundProgram, Tensor
 from modularbase_core.sdk.architecture import PAGE_TOKENS
-from modularbase_core.turn.remember import Remembering
 from modularbase_core.turn.rows import RowBuffers, Rows
 from modularbase_core.turn.sequence import Sequence
 
@@ -24,20 +23,17 @@ class Understanding:
     ) -> None:
         self._understand, self._recall = understand, recall
         self.hot, self._buffers, self._max_rows = hot, buffers, max_rows
-        self.remembering: Remembering | None = None
-        """Brings pages back, for sequences that have tiers."""
 
     def ingest(self, sequence: Sequence, token_ids: Sequence_[int], early: Callable[[], bool] | None = None) -> None:
         """Add tokens to a sequence: all of them or, on BudgetError, none.
 
+        Those of a sequence with tiers end with a block once anything is cold; see `Sequence.stretch`.
         early: called in a long prompt between two stretches, until it returns True.
         """
         table = sequence.table
         self.hot.pool.extend(table, len(token_ids))
         first = table.tokens
         for start, count in split_on_blocks(first, len(token_ids), table.window.block_tokens, self._max_rows):
-            if self.remembering is not None:
-                self.remembering.begin_block(sequence)
             part = token_ids[start - first : start - first + count]
             self.step(part, self._buffers.rows("base", [plan_call(table, count)]))
             sequence.advance(part)

@@ -10,7 +10,7 @@ import pytest
 from cold_pages import flip, in_a_child, opened, page, payload_of, written
 
 WRITE_ON = """
-with opened(Path(sys.argv[1])) as store:
+with opened(Path(sys.argv[1]), 1024) as store:
     first = len(store)
     for index in range(first, first + 4000, 4):
         older = [page(old, index) for old in range(index // 2, index // 2 + 2)]
@@ -28,9 +28,10 @@ def kill_and_look(directory: Path, kills: int) -> None:
         told = [child.stdout.readline() for _ in range(chance.choice((0, 1, 5, 20)))]
         time.sleep(chance.random() * 0.01)
         child.kill()
-        told += child.communicate()[0].splitlines()
+        told += child.stdout.read().splitlines()  # `communicate` would lose what was read ahead
+        child.communicate()
         told_count = max([int(line) for line in told if line.strip()], default=count)
-        with opened(directory) as store:
+        with opened(directory, 1024) as store:
             count = int(store.meta("count") or 0)
             assert told_count <= count <= told_count + 4
             assert [entry.index for entry in store.entries()] == [*range(count)]
@@ -137,13 +138,14 @@ for _ in range(int(sys.argv[4])):
     (work / "data.mdb").write_bytes(data)
     try:
         with opened(work) as store:
-            for number in range(2):
+            for change in (True, False):
                 found = {index: store.page(index) for index in range(130)}
                 wrong = [i for i, at in found.items() if at is not None and at.payload[:8192] != payload_of(i)]
                 assert not wrong, wrong
                 assert [entry.index for entry in store.entries()] == [i for i, at in found.items() if at is not None]
-                store.drop(range(0, 60, 7))
-                store.put([page(index) for index in range(100, 130)])
+                if change:
+                    store.drop(range(0, 60, 7))
+                    store.put([page(index) for index in range(100, 130)])
             outcomes["dropped" if store.take_faults() else "right"] += 1
     except SessionError:
         outcomes["refused"] += 1
@@ -157,7 +159,7 @@ def test_a_flipped_bit_anywhere_ends_in_right_pages_dropped_ones_or_one_error(tm
         for first in range(0, 100, 5):
             store.put([page(index) for index in range(first, first + 5)])
         store.drop(range(60, 80))
-    count = 100 if seed == 1 else 3000
+    count = 80 if seed == 1 else 3000
     child = in_a_child(FLIP_ANYWHERE, tmp_path / "kept", tmp_path / "work", seed, count)
     output, problem = child.communicate()
     assert child.returncode == 0, problem  # below zero where LMDB ended the process

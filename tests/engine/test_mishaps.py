@@ -112,7 +112,8 @@ def test_one_requests_error_is_its_own(small_host: Host) -> None:
     good = engine.submit(request(small_host, 0))
     hog = small_host.sequence()
     small_host.engine.understanding.ingest(hog, [7] * 700)
-    bad = engine.submit(replace(request(small_host, 1), token_ids=[9] * 370))
+    forgetful = replace(small_host.sequence(), tiers=None)  # with tiers it would be read block by block
+    bad = engine.submit(replace(request(small_host, 1), sequence=forgetful, token_ids=[9] * 500))
     while not (good.finished and bad.finished):
         engine.step()
     assert good.error is None

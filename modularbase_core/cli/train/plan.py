@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from modularbase_core.cli.report import json_option, lay_out, print_json
+from modularbase_core.cli.report import in_bytes, json_option, lay_out, print_json
 from modularbase_core.cli.settings import settings_options
 from modularbase_core.cli.train.flags import RecipeCommand, key_options, overrides, recipe_argument, runs_option
 from modularbase_core.cli.train.training import installed_packs, torch_needed
@@ -101,24 +101,24 @@ def _rows(plan: Plan) -> list[tuple[str, str, str]]:
         ("parameters", f"{plan.parameters:,}", f"of which {plan.learning:,} learn"),
     ]
     rows += [(f"  {one.name}", f"{one.parameters:,}", "" if one.learning else "frozen") for one in plan.parts]
-    free = "" if plan.free_memory is None else f"of {_bytes(plan.free_memory)} that are free"
-    rows.append(("memory", _bytes(plan.peak_bytes), f"at its peak, {free}" if free else "at its peak"))
+    free = "" if plan.free_memory is None else f"of {in_bytes(plan.free_memory)} that are free"
+    rows.append(("memory", in_bytes(plan.peak_bytes), f"at its peak, {free}" if free else "at its peak"))
     less = recipe.checkpoint_activations
-    other = f"{_bytes(memory.activations(checkpointed=not less))} with{'out' * less} checkpoint_activations"
+    other = f"{in_bytes(memory.activations(checkpointed=not less))} with{'out' * less} checkpoint_activations"
     rows += [
-        ("  weights", _bytes(memory.weights), ""),
-        ("  gradients", _bytes(memory.gradients), ""),
-        ("  optimiser", _bytes(memory.optimiser), "adamw" if recipe.stage == "router" else recipe.optimiser),
-        ("  activations", _bytes(memory.activations(checkpointed=less)), "" if recipe.stage == "router" else other),
-        ("  texts", _bytes(memory.texts), f"{_bytes(memory.reading)} while they are read"),
-        ("  process", _bytes(memory.process), "torch itself"),
+        ("  weights", in_bytes(memory.weights), ""),
+        ("  gradients", in_bytes(memory.gradients), ""),
+        ("  optimiser", in_bytes(memory.optimiser), "adamw" if recipe.stage == "router" else recipe.optimiser),
+        ("  activations", in_bytes(memory.activations(checkpointed=less)), "" if recipe.stage == "router" else other),
+        ("  texts", in_bytes(memory.texts), f"{in_bytes(memory.reading)} while they are read"),
+        ("  process", in_bytes(memory.process), "torch itself"),
         ("arithmetic", _flops(plan.flops), "forward and back, all steps"),
         (
             "disk",
-            _bytes(plan.checkpoint_bytes),
-            f"a checkpoint, two while one is written; {_bytes(plan.free_disk)} free",
+            in_bytes(plan.checkpoint_bytes),
+            f"a checkpoint, two while one is written; {in_bytes(plan.free_disk)} free",
         ),
-        ("", _bytes(plan.shipped_bytes), "the weights that --ship writes"),
+        ("", in_bytes(plan.shipped_bytes), "the weights that --ship writes"),
     ]
     if plan.seconds is None:
         return [*rows, ("time", "", "not measured")]
@@ -130,10 +130,6 @@ def _phase_row(phase: Phase) -> tuple[str, str, str]:
     each = f"{phase.steps:,} steps of {phase.step_seconds:.3g} s"
     compiling = f", {_spoken(phase.first_seconds)} to compile" if phase.first_seconds > 1 else ""
     return f"  windows of {phase.window:,}", _spoken(phase.seconds or 0.0), each + compiling
-
-
-def _bytes(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _flops(count: int) -> str:
