@@ -56,7 +56,7 @@ def report_of(store: ColdStore, tokenizer: Tokenizer, window: Window) -> MemoryR
     tokens = last_token(store)
     state = read_state(store, tokens)
     return MemoryReport(
-        tokens=tokens,
+        tokens=state.told_tokens,
         hot_tokens=_hot_tokens(tokens, state, window),
         cold_tokens=store.tokens,
         bytes_on_disk=store.bytes_used,

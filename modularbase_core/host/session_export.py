@@ -18,7 +18,7 @@ from modularbase_core.context.tiers import BASE, STATE
 from modularbase_core.errors import SessionError
 from modularbase_core.host.session_files import open_session
 from modularbase_core.host.session_lines import Header, Last, header_line, last_line, page_line
-from modularbase_core.host.session_values import check_base, check_state
+from modularbase_core.host.session_values import check_base, check_state, state_at
 from modularbase_core.sdk.architecture import PAGE_TOKENS
 from modularbase_core.sdk.files import write_atomically
 from modularbase_core.sdk.jsonfile import parse_json
@@ -65,7 +65,8 @@ def export_session(
             raise SessionError(
                 f"{file} cannot be written ({error.strerror}); free some space or name another"
             ) from error
-        return Exported(pages=header.pages, tokens=header.tokens, bytes=written, faults=tuple(store.take_faults()))
+        tokens = state_at(header.state, end).told_tokens
+        return Exported(pages=header.pages, tokens=tokens, bytes=written, faults=tuple(store.take_faults()))
 
 
 def _sound_pages(store: ColdStore) -> tuple[list[int], int, int]:

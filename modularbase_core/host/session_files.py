@@ -19,7 +19,7 @@ from modularbase_core.context import directory as places
 from modularbase_core.context.cold import ColdStore
 from modularbase_core.errors import SessionError, nearest
 from modularbase_core.host.conversations import NAME, session_path
-from modularbase_core.host.session_values import HeldWith, last_token, read_base
+from modularbase_core.host.session_values import HeldWith, last_token, read_base, read_state
 
 IMPORTED: Final = ".import-"
 DELETED: Final = ".deleted-"
@@ -119,8 +119,9 @@ def _describe(path: Path, limit_bytes: int) -> SessionInfo | None:
     info = SessionInfo(name=path.name, bytes_on_disk=file.st_blocks * 512, used=file.st_mtime)
     try:
         with ColdStore.open(path, limit_bytes=limit_bytes, create=False) as store:
-            tokens, base = last_token(store), read_base(store)
-            return replace(info, tokens=tokens, base=base, problem=" ".join(store.take_faults()[:1]))
+            state = read_state(store, last_token(store))
+            info = replace(info, tokens=state.told_tokens, base=read_base(store))
+            return replace(info, problem=" ".join(store.take_faults()[:1]))
     except SessionError as error:
         in_use = "is open in" in str(error)
         return replace(info, in_use=in_use, problem="" if in_use else str(error))

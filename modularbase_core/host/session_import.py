@@ -36,7 +36,7 @@ from modularbase_core.host.session_lines import (
     read_header,
     read_line,
 )
-from modularbase_core.host.session_values import HeldWith, check_base
+from modularbase_core.host.session_values import HeldWith, check_base, state_at
 from modularbase_core.host.transcript import base_for
 from modularbase_core.packs.catalog import Catalog
 from modularbase_core.sdk.architecture import BaseArchitecture
@@ -97,7 +97,8 @@ def import_session(
             values = {BASE: header.base, STATE: header.state}
             store.put((), {key: json.dumps(value).encode() for key, value in values.items() if value is not None})
             _appear(scratch, path)
-    return Imported(name=name, pages=header.pages, tokens=header.tokens, base=held, base_installed=base is not None)
+    tokens = state_at(header.state, header.tokens).told_tokens
+    return Imported(name=name, pages=header.pages, tokens=tokens, base=held, base_installed=base is not None)
 
 
 class _Source:

@@ -37,8 +37,8 @@ class HeldWith:
 class SessionState:
     """What a session stood at after its last turn.
 
-    pending: ids that were told but not read. recalls: (first token, pages that the tokens from there on see again).
-    recalled: (first token of a page, what found it), of the last answer.
+    tokens: those in the pages. pending: ids that were told but not read. recalls: (first token, pages that the tokens
+    from there on see again). recalled: (first token of a page, what found it), of the last answer.
     """
 
     tokens: int = 0
@@ -46,9 +46,14 @@ class SessionState:
     recalls: tuple[tuple[int, tuple[int, ...]], ...] = ()
     recalled: tuple[tuple[int, str], ...] = ()
 
+    @property
+    def told_tokens(self) -> int:
+        """All tokens of the conversation."""
+        return self.tokens + len(self.pending)
+
 
 def last_token(store: ColdStore) -> int:
-    """Return the absolute index of the token that would come next: all tokens, those that were dropped too."""
+    """Return one past the last token of the pages: all that were read, those of dropped pages too."""
     last = None
     for entry in store.entries():
         last = entry
@@ -65,10 +70,14 @@ def read_base(store: ColdStore) -> HeldWith | None:
 def read_state(store: ColdStore, tokens: int) -> SessionState:
     """Return what a session of `tokens` stands at; an empty state where its process was killed in mid-turn."""
     with suppress(ValueError):
-        state = check_state(json.loads(store.meta(STATE) or b"null"))
-        if state is not None and state.tokens == tokens:
-            return state
+        return state_at(json.loads(store.meta(STATE) or b"null"), tokens)
     return SessionState(tokens=tokens)
+
+
+def state_at(value: Any, tokens: int) -> SessionState:  # Any: whatever JSON holds
+    """Return the state that JSON tells of, an empty one where it is not of `tokens`; raises as `check_state` does."""
+    state = check_state(value)
+    return state if state is not None and state.tokens == tokens else SessionState(tokens=tokens)
 
 
 def check_base(value: Any) -> HeldWith | None:  # Any: whatever JSON holds

@@ -75,11 +75,17 @@ class Remembering:
         return start
 
     def _queries(self, sequence: Sequence, end: int) -> NDArray[np.float32]:
-        """Return the queries [R, L, H, D] of the last tokens before `end`, turned to where recalled pages lie."""
+        """Return the queries that search before `end`: of some of the last tokens of its block."""
+        block = sequence.table.window.block_tokens
+        return self.queries(sequence, max(end - PROBE_TOKENS, (end - 1) // block * block), end)[::-ROW_STEP]
+
+    def queries(self, sequence: Sequence, first: int, end: int) -> NDArray[np.float32]:
+        """Return the queries [R, L, H, D] of the tokens first .. end, turned to where recalled pages lie.
+
+        The tokens are of one block and among the last that the tiers heard; fewer rows come where they are not.
+        """
         table, tiers = sequence.table, sequence.tiers
         assert tiers is not None
-        block = table.window.block_tokens
-        first = max(end - PROBE_TOKENS, (end - 1) // block * block)
         ids = tiers.heard.last(end, end - first)
         parts = []
         for start, count in table.stretches(end - len(ids), len(ids), self._max_rows):
@@ -87,7 +93,7 @@ class Remembering:
             at = start - (end - len(ids))
             tokens = self._buffers.put("tokens", np.asarray(ids[at : at + count], np.int32))
             parts.append(self._probe(tokens, self._hot.understanding, *rows.inputs).numpy().astype(np.float32))
-        queries = np.concatenate(parts).reshape(len(ids), *self._shape)[::-ROW_STEP]
+        queries = np.concatenate(parts).reshape(len(ids), *self._shape)
         half = self._shape[2] // 2
         low, high = queries[..., :half], queries[..., half:]
         turned = [low * self._cos - high * self._sin, high * self._cos + low * self._sin]

@@ -2,9 +2,9 @@
 
 Passkey retrieval (Mohtashami and Jaggi, 2023) and its form with several keys (RULER, Hsieh et al., 2024), in forms that
 training never uses (tests/bench/recall.py), hidden in DATA/long/books. The engine reads a text as `modularbase chat
---file` does it, then it is asked; answers are greedy, of general chat. Beside each length stands the same model with the
-same things told within its window, where nothing has to come back. found: the page that tells came back, or was still
-in sight.
+--file` does it, then it is asked; answers are greedy, of general chat. Beside each length stands the same model with
+the same things told within its window, where nothing has to come back. found: the page that tells came back, or was
+still in sight.
 
     python tests/bench/long_recall.py DATA [--lengths 4096 16384 65536 100000] [--depths 5] [--each 1]
 """

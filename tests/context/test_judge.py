@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modularbase_core.context.judge import CRITICAL, IMPORTANT, READ, REDUNDANT, Judge
+from modularbase_core.context.judge import CRITICAL, IMPORTANT, READ, Judge
 
 
 def judge(importance: float = 0.5) -> Judge:
@@ -24,17 +24,15 @@ def test_a_text_that_is_read_states_nothing_of_the_user() -> None:
     assert (judged.kind, judged.importance) == (IMPORTANT, READ)
 
 
-@given(st.lists(st.integers(0, 500), min_size=1, max_size=6, unique=True))
+@given(st.lists(st.integers(0, 499), min_size=1, max_size=6))
 def test_only_what_was_said_before_is_redundant(places: list[int]) -> None:
     one = judge()
     text = np.random.default_rng(0).permutation(16 * 501).astype(np.int32).reshape(-1, 16)
     assert not any(one.seen(text))
-    again = [bool(one.seen(text[[place]])[0]) for place in places]
-    # a page's first tokens are judged with those before it, which were others the first time
-    assert sum(again) == sum(place == 0 for place in places[:0])
     for place in places:
-        one.seen(text[[place, (place + 1) % 501]])
-    assert all(one.seen(text[[place, (place + 1) % 501]])[1] for place in places if place < 500)
+        # the first page follows others than it did, so its first words are new
+        assert one.seen(text[[place, place + 1]])[1]
+    assert not any(one.seen(text[::-1, ::-1]))
 
 
 def test_pages_in_one_call_or_in_many_are_judged_alike() -> None:
