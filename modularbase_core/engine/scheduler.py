@@ -25,7 +25,7 @@ from modularbase_core.text.tokenizer import Tokenizer
 from modularbase_core.turn.decode import Decoding
 from modularbase_core.turn.experts import PlacedPack
 from modularbase_core.turn.route import Routes, force, stand_in, trim
-from modularbase_core.turn.sample import Sampler
+from modularbase_core.turn.sample import PENALISED_TOKENS, Sampler
 from modularbase_core.turn.sequence import Sequence
 from modularbase_core.turn.stages import Event, Finished, Routed, Token
 from modularbase_core.turn.understand import Understanding
@@ -65,7 +65,7 @@ class Engine:
                 f"the prompt has {len(request.token_ids)} tokens but {self.max_tokens} fit; "
                 "shorten it or raise hot_tokens"
             )
-        seen = request.sequence.seen | self._content(request.token_ids)
+        seen = [*request.sequence.seen, *self._content(request.token_ids)]
         running = Running(request, Sampler(request.sampling, seen), TextStream(request.sampling.stop))
         self._waiting.append(running)
         self._wish(request.packs)
@@ -172,7 +172,7 @@ class Engine:
                 pack.make_room(active)
             logits = self.decoding.prefill(sequence, one.placed)
             self._waiting.popleft()
-            sequence.seen |= self._content(one.request.token_ids)
+            sequence.seen.extend(self._content(one.request.token_ids))
             route = sequence.route
             notes = (*route.notes, *self._faults(sequence))
             one.events.append(Routed(route.packs, route.scores, notes, route.abstained))
@@ -236,7 +236,7 @@ class Engine:
         except BaseException:
             sequence.rewind(sequence.fused)
             raise
-        sequence.seen |= self._content(token_ids[:count])
+        sequence.seen.extend(self._content(token_ids[:count]))
         return count
 
     def _understand(self, one: Running) -> None:
@@ -312,7 +312,7 @@ class Engine:
             return
         text = one.stream.feed(self._tokenizer.token_bytes(sampled.token_id))
         one.token_id = sampled.token_id
-        one.request.sequence.seen |= self._content([sampled.token_id])
+        one.request.sequence.seen.extend(self._content([sampled.token_id]))
         one.events.append(Token(text, sampled.token_id, sampled.logprob, sampled.top))
         if one.stream.stop is not None:
             one.token_id = -1  # it completed the stop string, which is not part of the answer
@@ -354,6 +354,6 @@ class Engine:
         tiers = sequence.tiers.take_faults() if sequence.tiers is not None else ()
         return (*plugins, *self.decoding.take_faults(), *tiers)
 
-    def _content(self, token_ids: Sequence_[int]) -> set[int]:
-        """Return the ids that stand for text: a repetition penalty on <|end|> would draw answers out."""
-        return {token_id for token_id in token_ids if self._tokenizer.token_bytes(token_id)}
+    def _content(self, token_ids: Sequence_[int]) -> list[int]:
+        """Return the last ids that stand for text: a repetition penalty on <|end|> would draw answers out."""
+        return [token_id for token_id in token_ids[-PENALISED_TOKENS:] if self._tokenizer.token_bytes(token_id)]

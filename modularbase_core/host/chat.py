@@ -24,7 +24,7 @@ from modularbase_core.packs.hooks import Hooks
 from modularbase_core.packs.resolve import Lineup
 from modularbase_core.text.template import Message, Rendered, render, render_turn
 from modularbase_core.text.tokenizer import Tokenizer
-from modularbase_core.turn.sample import SamplingConfig
+from modularbase_core.turn.sample import PENALISED_TOKENS, SamplingConfig
 from modularbase_core.turn.sequence import Sequence
 from modularbase_core.turn.stages import Event, Routed
 
@@ -118,7 +118,7 @@ class Host:
             raise
         sequence.fused, sequence.pending = sequence.table.tokens, pending
         token_ids = [*ids.tolist(), *pending]
-        sequence.seen = {one for one in set(token_ids) if self.tokenizer.token_bytes(one)}
+        sequence.seen.extend(one for one in token_ids[-PENALISED_TOKENS:] if self.tokenizer.token_bytes(one))
         self._conversation = Conversation(sequence, messages_of(token_ids, self.tokenizer), name)
         return list(self._conversation.messages)
 

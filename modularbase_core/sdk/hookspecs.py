@@ -57,10 +57,11 @@ def modularbase_fallback(pack_id: str, candidates: Sequence[str]) -> Sequence[st
 
 @_hookspec
 def modularbase_importance(role: str, text: str, age: int) -> float | None:
-    """Judge a message when a history no longer fits: 0 goes first, 1 last; None has no opinion, the highest counts.
+    """Judge a page of 16 tokens that leaves the hot window; None has no opinion, the highest counts.
 
-    role: system, user or assistant. age: turns since; 0 is the running one. A turn goes as a whole, and is as
-    important as its more important message.
+    1 is kept exactly for good; of others those nearest 0 give way first where room on disk is short. role: who speaks,
+    system, user or assistant. age: turns since it was said, 0 where it is judged as it leaves. Not asked about texts
+    that are read from files.
     """
 
 

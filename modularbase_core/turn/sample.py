@@ -7,8 +7,10 @@ Stop strings and stop ids are carried in `SamplingConfig` but honoured by `text.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +84,11 @@ class Sampled:
     top: tuple[tuple[int, float], ...] = ()
 
 
+PENALISED_TOKENS: Final = 64
+"""The last tokens that a repetition penalty reaches, as in llama.cpp: in a long conversation all words were said, and
+those alone would be left unpenalised that have nothing to do with it."""
+
+
 class Sampler:
     """Draws the tokens of one sequence with a generator of its own, so that batch mates change nothing.
 
@@ -91,7 +98,7 @@ class Sampler:
     def __init__(self, config: SamplingConfig, prompt: Iterable[int] = ()) -> None:
         self._config = config
         self._random = np.random.Generator(np.random.PCG64(config.seed))
-        self._seen = set(prompt) if config.repetition_penalty != 1 else set[int]()
+        self._seen = deque(prompt if config.repetition_penalty != 1 else (), maxlen=PENALISED_TOKENS)
         self._count: dict[int, int] = {}  # token id: times generated
 
     def sample(self, logits: Logits) -> Sampled:
@@ -121,7 +128,8 @@ class Sampler:
         config = self._config
         scores = logits
         if self._seen:
-            ids = np.fromiter(self._seen, np.int64, len(self._seen))
+            seen = set(self._seen)
+            ids = np.fromiter(seen, np.int64, len(seen))
             scores = logits.astype(np.float64)
             old = scores[ids]
             scores[ids] = np.where(old > 0, old / config.repetition_penalty, old * config.repetition_penalty)
@@ -134,7 +142,7 @@ class Sampler:
 
     def _remember(self, token_id: int) -> None:
         if self._config.repetition_penalty != 1:
-            self._seen.add(token_id)
+            self._seen.append(token_id)
         if self._config.presence_penalty or self._config.frequency_penalty:
             self._count[token_id] = self._count.get(token_id, 0) + 1
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence as Sequence_
 from dataclasses import dataclass, field
 
 from modularbase_core.context.page import PageTable
 from modularbase_core.context.tiers import Tiers
+from modularbase_core.turn.sample import PENALISED_TOKENS
 from modularbase_core.turn.stages import Route
 
 
@@ -14,15 +16,15 @@ from modularbase_core.turn.stages import Route
 class Sequence:
     """One conversation.
 
-    table: its pages in the hot tier. fused: tokens that packs and fusion are through with. seen: every token id
-    so far, for the repetition penalty. pending: tokens that were told but are not in the caches yet. tiers: what it
+    table: its pages in the hot tier. fused: tokens that packs and fusion are through with. seen: the last
+    token ids, for the repetition penalty. pending: tokens that were told but are not in the caches yet. tiers: what it
     keeps beyond the hot window, None where it forgets.
     """
 
     table: PageTable
     fused: int = 0
     route: Route = field(default_factory=lambda: Route(()))
-    seen: set[int] = field(default_factory=set)
+    seen: deque[int] = field(default_factory=lambda: deque(maxlen=PENALISED_TOKENS))
     pending: list[int] = field(default_factory=list)
     tiers: Tiers | None = None
 

@@ -129,24 +129,17 @@ class Protector:
 
 
 @pytest.mark.parametrize("plugins", [(), (Protector(),)])
-def test_a_history_that_no_longer_fits_loses_its_least_important_turns(
-    built: Building, plugins: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_plugin_calls_important_is_kept_exactly(built: Building, plugins: tuple[object, ...]) -> None:
     host = built(*plugins)
-    filler = "tell me more about it " * 12
-    history = [Message("user", "remember me " * 12), Message("assistant", "yes " * 12)]
-    for number in range(30):
-        history += [Message("user", filler + "abcdefghijklmnopqrstuvwxyz!!!!"[number]), Message("assistant", "well")]
-    seen: list[str] = []
-    monkeypatch.setattr(
-        host.engine, "stream", lambda request: seen.append(host.tokenizer.decode(request.token_ids)) or ()
-    )
-    list(host.chat([Message("system", "Be brief."), *history, Message("user", "and now?")], GREEDY))
-    assert "Be brief." in seen[0]
-    assert "and now?" in seen[0]
-    assert history[-2].content in seen[0]
-    assert history[2].content not in seen[0]
-    assert ("remember me" in seen[0]) == bool(plugins)
+    messages = [Message("user", "please remember to water all of the plants " * 8), Message("assistant", "yes")]
+    for number in range(8):
+        filler = "tell me more about it if you please " + "abcdefgh"[number]
+        messages += [Message("user", filler * 6), Message("assistant", "well")]
+    list(host.chat([*messages, Message("user", "and now?")], GREEDY))
+    tiers = host._conversation.sequence.tiers
+    kept = [entry for entry in tiers.entries() if "remember" in host.tokenizer.decode(entry.tokens.tolist())]
+    assert kept
+    assert all((entry.form == "exact") == bool(plugins) for entry in kept)
 
 
 def test_a_plugin_that_raises_while_a_message_is_only_routed_is_told(tiny_packs: dict[str, Path], cache: Path) -> None:

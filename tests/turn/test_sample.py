@@ -235,3 +235,10 @@ def test_broken_logits_are_our_fault_and_no_random_token(bad: list[float], tempe
 def test_values_out_of_range_are_named(config: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         SamplingConfig(**config)
+
+
+def test_a_repetition_penalty_reaches_the_last_tokens_alone() -> None:
+    config = SamplingConfig(temperature=0.0, repetition_penalty=2.0)
+    logits = np.array([1.0, 1.5, 0.0], np.float32)
+    assert Sampler(config, [1] + [2] * 63).sample(logits).token_id == 0
+    assert Sampler(config, [1] + [2] * 64).sample(logits).token_id == 1
