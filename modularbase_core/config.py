@@ -48,7 +48,7 @@ class EngineConfig:
     pins: packs (ids or aliases) loaded at start and never evicted; a slot must stay free beside them. eviction: lru
     or lfru. prefetch: bring likely packs in before they are asked for. host_cache_bytes: repacked weights kept mapped.
     sessions_dir: where conversations that have a name are kept. session_bytes: the most that one conversation takes on
-    disk. cold: int8 or int4, of what leaves the hot window and is not kept exactly.
+    disk. cold: int8 or int4, of what leaves the hot window and is not kept exactly. cold_store: what keeps it, by name.
     """
 
     base: str | None = None
@@ -70,6 +70,7 @@ class EngineConfig:
     sessions_dir: Path = field(default_factory=default_sessions_dir)
     session_bytes: int = 4 << 30
     cold: str = "int8"
+    cold_store: str = "lmdb"
 
     def __post_init__(self) -> None:
         if self.device not in ("cpu", "cuda"):
@@ -126,7 +127,7 @@ class EngineConfig:
                 raise ConfigError(f"unknown setting {key!r}{nearest(key, known)}; rename or remove it")
         # Any, because the settings differ in type; __post_init__ checks the numbers
         settings: dict[str, Any] = dict(value)
-        for key in ("base", "device", "cache_dir", "sessions_dir", "fusion"):
+        for key in ("base", "device", "cache_dir", "sessions_dir", "fusion", "cold_store"):
             if key in settings and not isinstance(settings[key], str):
                 raise ConfigError(f"{key} is {settings[key]!r}; use a string")
         if isinstance(settings.get("pins"), list):

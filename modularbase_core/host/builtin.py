@@ -1,4 +1,4 @@
-"""What ModularBase does by itself at its own hooks: fallback, importance, fusions and targets.
+"""What ModularBase does by itself at its own hooks: fallback, importance, fusions, cold stores, targets.
 
 A plugin is asked before; what it leaves open is decided here.
 """
@@ -6,11 +6,12 @@ A plugin is asked before; what it leaves open is decided here.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import pluggy
 
+from modularbase_core.context.cold import ColdStore
 from modularbase_core.device.target import cpu_target, cuda_target
 from modularbase_core.packs.catalog import Catalog, plugin_manager
 from modularbase_core.packs.hooks import Hooks
@@ -60,6 +61,11 @@ class Builtin:
     def modularbase_fusions(self) -> Sequence[Fusion]:
         """Offer mean, attention and primary."""
         return BUILTIN
+
+    @hookimpl(trylast=True)
+    def modularbase_cold_stores(self) -> Mapping[str, Callable[..., ColdStore]]:
+        """Offer LMDB."""
+        return {"lmdb": ColdStore.open}
 
     # Any: plain JSON values
     @hookimpl(trylast=True)

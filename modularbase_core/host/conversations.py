@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from modularbase_core.config import EngineConfig
 from modularbase_core.context.codec import PageShapes, encoded_bytes, transcode
 from modularbase_core.context.cold import ColdStore
-from modularbase_core.errors import InputError, SessionError
+from modularbase_core.errors import ConfigError, InputError, SessionError, nearest
 from modularbase_core.sdk.architecture import BaseArchitecture
 from modularbase_core.text.roles import spoken
 from modularbase_core.text.template import Message
@@ -25,10 +25,18 @@ SPILL_DIR: Final = "conversations"
 
 
 class Conversations:
-    """Opens the stores of one model's conversations; `shapes` are its pages'."""
+    """Opens the stores of one model's conversations. shapes: of its pages; openers: of each kind of store, by name."""
 
-    def __init__(self, config: EngineConfig, shapes: PageShapes) -> None:
+    def __init__(
+        self, config: EngineConfig, shapes: PageShapes, openers: Mapping[str, Callable[..., ColdStore]]
+    ) -> None:
         self._config, self._shapes = config, shapes
+        if config.cold_store not in openers:
+            raise ConfigError(
+                f"cold_store is {config.cold_store!r}, which is not there{nearest(config.cold_store, openers)}; "
+                f"use {' or '.join(openers)}"
+            )
+        self._opener = openers[config.cold_store]
 
     def path(self, name: str) -> Path:
         """Return the folder of a session; raises InputError for a name that cannot be one."""
@@ -41,7 +49,7 @@ class Conversations:
         return self._open(session)
 
     def _open(self, directory: Path) -> ColdStore:
-        return ColdStore.open(directory, limit_bytes=self._config.session_bytes, shrink=self._shrink)
+        return self._opener(directory, limit_bytes=self._config.session_bytes, shrink=self._shrink)
 
     def _spill(self) -> Path:
         folder = self._config.cache_dir / SPILL_DIR

@@ -99,7 +99,7 @@ class Parts:
         self.executables = {key: Executable.load(path, self.device) for key, path in directories.items()}
         self._buffers = RowBuffers(self.device)
         self.page_shapes = shapes_of(self.base)
-        self.conversations = Conversations(config, self.page_shapes)
+        self.conversations = Conversations(config, self.page_shapes, self.hooks.cold_stores())
         self._places = Places(
             config, self.lineup, self.budget, self._pack_pages, self.device, self.executables, progress
         )

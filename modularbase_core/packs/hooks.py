@@ -93,6 +93,16 @@ class Hooks:
                 out.setdefault(target, described)
         return out
 
+    # Any: a cold store, which lies on a higher floor
+    def cold_stores(self) -> dict[str, Callable[..., Any]]:
+        """Return what opens every kind of cold store, by name; a plugin's wins over ours."""
+        out: dict[str, Callable[..., Any]] = {}
+        hook = "modularbase_cold_stores"
+        for plugin in self._plugins(hook):
+            for name, opener in (self._ask(plugin, hook, _openers) or {}).items():
+                out.setdefault(name, opener)
+        return out
+
     def pack_loaded(self, event: PackLoaded) -> None:
         """Tell plugins that a pack came into a slot."""
         self._tell("modularbase_pack_loaded", event)
@@ -173,6 +183,14 @@ def _fusions(answer: Any) -> list[Fusion]:
 
 def _targets(answer: Any) -> dict[str, Mapping[str, Any]]:
     return {target: _mapping(described) for target, described in _mapping(answer).items()}
+
+
+def _openers(answer: Any) -> dict[str, Callable[..., Any]]:
+    openers = _mapping(answer)
+    for one in openers.values():
+        if not callable(one):
+            raise _WrongAnswer(f"a mapping that holds {_kind(one)} where a callable is wanted")
+    return openers
 
 
 def _mapping(answer: Any) -> dict[Any, Any]:

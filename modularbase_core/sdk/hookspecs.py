@@ -6,7 +6,7 @@ inside the token loop, but for a fusion that was asked for by name. docs/hooks.m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pluggy
@@ -62,6 +62,16 @@ def modularbase_importance(role: str, text: str, age: int) -> float | None:
     1 is kept exactly for good; of others those nearest 0 give way first where room on disk is short. role: who speaks,
     system, user or assistant. age: turns since it was said, 0 where it is judged as it leaves. Not asked about texts
     that are read from files.
+    """
+
+
+@_hookspec
+def modularbase_cold_stores() -> Mapping[str, Callable[..., Any]]:  # type: ignore[empty-body]
+    """Offer places where conversations are kept, to be named as `cold_store` in the settings.
+
+    Each value is called with the conversation's folder and the keywords `limit_bytes`, and `shrink` (see
+    `modularbase_core.context.cold.Shrink`), and returns an object with the methods and properties of
+    `modularbase_core.context.cold.ColdStore`. What it raises for a user is `errors.SessionError`.
     """
 
 

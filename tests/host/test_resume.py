@@ -18,7 +18,7 @@ from tiny_packs import BASE, catalog_of, manifest, write_pack
 
 from modularbase_core.config import EngineConfig
 from modularbase_core.context.cold import ColdStore
-from modularbase_core.errors import InputError, SessionError
+from modularbase_core.errors import ConfigError, InputError, SessionError
 from modularbase_core.host import Host, build
 from modularbase_core.text.template import Message
 from modularbase_core.turn.sample import SamplingConfig
@@ -165,6 +165,11 @@ def test_what_a_killed_process_left_is_swept_away(opened: Open, config: EngineCo
     host = opened()
     host.read(["word " * 900], "book.txt")
     assert not (folder / "spill-old").exists()
+
+
+def test_a_cold_store_that_nobody_offers_is_told(config: EngineConfig, tiny_packs: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError, match=r"cold_store is 'lmbd', which is not there \(did you mean 'lmdb'\?\)"):
+        build(replace(config, cold_store="lmbd"), catalog=catalog_of(tiny_packs))
 
 
 CHILD = """
