@@ -49,6 +49,10 @@ class PageRecord(PageEntry):
     payload: bytes
 
 
+MOST_PAGES: Final = 1 << 26
+"""Of a conversation: a thousand million tokens. A number beyond is no page's, whatever its checksum says."""
+
+
 def page_key(index: int) -> bytes:
     """Return the key of a page, in whose order the pages lie."""
     return index.to_bytes(8, "big")
@@ -70,7 +74,7 @@ def write_row(record: PageRecord) -> bytes:
 
 def read_held(key: bytes, row: bytes) -> Held | None:
     """Return what is kept in memory of a row; None if it is not what was written under `key`."""
-    if len(key) != 8 or len(row) < _ROW.size or unseal(key, row) is None:
+    if len(key) != 8 or page_index(key) >= MOST_PAGES or len(row) < _ROW.size or unseal(key, row) is None:
         return None
     _, _, form, pinned, count, importance, _ = _ROW.unpack_from(row)
     return Held(FORMS[form], count, importance, bool(pinned))

@@ -21,8 +21,8 @@ from modularbase_core.context.cold import ColdStore
 from modularbase_core.context.record import PageRecord
 from modularbase_core.errors import SessionError
 
-WAITING_PAGES: Final = 256
-"""Pages that may wait, by default: 20 MiB of the nano base in float32, and far more than a disk falls behind by."""
+WAITING_PAGES: Final = 64
+"""Pages that may wait, by default: 5 MiB of the nano base in float32, four blocks of a text that is read."""
 ENCODED_AT_ONCE: Final = 16
 """Pages that are encoded together: more do not fit the processor's cache."""
 
