@@ -90,9 +90,10 @@ class Tiers:
 
     # what is searched
 
-    def has_cold(self, token: int) -> bool:
-        """Tell whether anything has left the window that `token` sees."""
-        return bool(len(self._bounds)) and self._indexed * PAGE_TOKENS <= token
+    @property
+    def has_cold(self) -> bool:
+        """Whether anything that left the hot window can be searched."""
+        return len(self._bounds) > 0
 
     def index(self, table: PageTable, token: int) -> None:
         """Make the pages that are out of sight from `token` on searchable; their keys are still hot."""
@@ -110,7 +111,8 @@ class Tiers:
     def recall(self, table: PageTable, token: int, queries: NDArray[np.float32], *, question: bool) -> None:
         """Bring the pages back that `queries` and the last question ask for, to be seen from `token` on.
 
-        queries: [R, L, H, D], turned to where recalled pages lie. A block brings few new pages, a question all.
+        All before `token` is through. queries: [R, L, H, D], turned to where recalled pages lie. A block brings few
+        new pages, a question all.
         """
         before, room = table.first_recent(token) // PAGE_TOKENS, self.settings.recall_pages
         named = self._words.search(self.question, before=before, count=room * NAMED // 4).tolist()
@@ -125,7 +127,10 @@ class Tiers:
         for page in held:  # room is left where few new pages may come
             if len(by) < room and page < before:
                 by.setdefault(page, "attention")
-        there = self._bring(table, sorted(by))
+        pages = sorted(by)
+        table.recall(token, [page for page in pages if page not in table.lacking(pages)])
+        self._hot.pool.trim(table, token)  # what goes makes room for what comes
+        there = self._bring(table, pages)
         table.recall(token, there)
         self.recalled = tuple(Recalled(page * PAGE_TOKENS, by[page]) for page in there)
 

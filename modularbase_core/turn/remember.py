@@ -51,7 +51,7 @@ class Remembering:
             return
         assert sequence.fused == token
         tiers.index(table, token)
-        queries = self._queries(sequence, token) if tiers.has_cold(token) else None
+        queries = self._queries(sequence, token) if tiers.has_cold else None
         self._hot.pool.trim(table)
         if queries is not None:
             tiers.recall(table, token, queries, question=False)
@@ -64,7 +64,7 @@ class Remembering:
         """
         table, tiers = sequence.table, sequence.tiers
         end = table.tokens
-        if tiers is None or not tiers.has_cold(end - 1):
+        if tiers is None or not tiers.has_cold:
             return end
         tiers.question = tuple(question)
         block = table.window.block_tokens

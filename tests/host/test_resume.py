@@ -150,12 +150,12 @@ def test_other_messages_do_not_overwrite_a_session(opened: Open) -> None:
 
 
 def test_nothing_is_left_of_a_conversation_without_a_name(opened: Open, config: EngineConfig) -> None:
-    host = opened()
+    host, folder = opened(), config.cache_dir / "conversations"
+    before = set(folder.glob("*"))
     host.read(["word " * 900], "book.txt")
-    folder = config.cache_dir / "conversations"
-    assert list(folder.iterdir())
+    assert len(set(folder.iterdir()) - before) == 1
     host.close()
-    assert not list(folder.iterdir())
+    assert not set(folder.iterdir()) - before
 
 
 def test_what_a_killed_process_left_is_swept_away(opened: Open, config: EngineConfig) -> None:
