@@ -11,6 +11,7 @@ from modularbase_core import cli
 from modularbase_core.packs.catalog import Catalog, InstalledPack
 from modularbase_core.packs.resolve import line_up
 from modularbase_core.sdk import Pack
+from modularbase_core.text.template import Message
 from modularbase_core.turn.stages import Finished, Routed, RoutedPack, Token
 
 CATALOG = Catalog(
@@ -36,6 +37,11 @@ class FakeHost:
     packs: object = None
     closed: int = 0
     notes: tuple = ()
+    held: list = field(default_factory=list)
+    read_in: list = field(default_factory=list)
+    resumed: list = field(default_factory=list)
+    pinned: int = 0
+    report: object = None
     catalog: Catalog = CATALOG
     tokenizer: object = field(
         default_factory=lambda: SimpleNamespace(vocabulary_size=8, decode=lambda ids: "".join(map("<{}>".format, ids)))
@@ -48,6 +54,20 @@ class FakeHost:
 
     def __exit__(self, *error):
         self.closed += 1
+
+    def resume(self, name):
+        self.resumed.append(name)
+        return list(self.held)
+
+    def read(self, text, named):
+        self.read_in.append((named, list(text)))
+        return [Message("user", f"[{named}]"), Message("assistant", "OK.")]
+
+    def memory(self):
+        return self.report
+
+    def pin(self):
+        self.pinned += 1
 
     def chat(self, messages, sampling, *, packs=None):
         self.asked.append([(message.role, message.content) for message in messages])
