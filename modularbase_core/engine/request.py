@@ -55,6 +55,7 @@ class Running:
     before: tuple[str, ...] = ()
     begun: bool = False
     has_read: bool = False
+    foreseen: bool = False
     understood: bool = False
     since: float = 0.0
     finished: bool = False

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Collection, Iterator
 from collections.abc import Sequence as Sequence_
 from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -220,6 +221,7 @@ class Engine:
         one.request.sequence.pending.clear()
         packs = one.request.packs if one.request.packs and self.slots.can_hold(one.request.packs) else (self._fallback,)
         del one.unread[: self._read_block(one.request.sequence, one.unread, packs)]
+        self._foresee(one)
 
     def _read_block(self, sequence: Sequence, token_ids: Sequence_[int], packs: Sequence_[str]) -> int:
         block = sequence.table.window.block_tokens
@@ -239,20 +241,30 @@ class Engine:
         sequence.seen.extend(self._content(token_ids[:count]))
         return count
 
+    def _message(self, one: Running, token: int) -> tuple[int, Sequence_[int]]:
+        """Return the message of a turn as far as it is hot when `token` comes: where it begins, and its tokens."""
+        offset = one.start + len(one.kept)
+        first, end = (offset + place for place in one.request.question)
+        first = max(first, token and one.request.sequence.table.first_recent(token))
+        return first, one.request.token_ids[first - offset : max(first, end) - offset]
+
+    def _foresee(self, one: Running) -> bool:
+        """Have the packs copied that the beginning of a long message asks for, while the rest of it is understood."""
+        if self.prefetcher is None or one.request.packs or one.foreseen:
+            return False
+        sequence = one.request.sequence
+        first, message = self._message(one, sequence.table.tokens)
+        likely = self.routes.lean(sequence, first, message[: max(0, sequence.table.tokens - first)])
+        self._wish(likely)
+        one.foreseen = bool(likely)
+        return one.foreseen
+
     def _understand(self, one: Running) -> None:
         request, sequence = one.request, one.request.sequence
         token_ids = [*one.kept, *request.token_ids]
         begun = sequence.table.tokens  # later than the turn, where its first part was read
-        first, end = one.start + len(one.kept) + request.question[0], one.start + len(one.kept) + request.question[1]
-        first = max(first, begun and sequence.table.first_recent(begun))  # of what was read, as far as it is hot
-        message = token_ids[first - one.start : max(first, end) - one.start]
-
-        def foresee() -> bool:  # a long prompt's packs are copied while the rest of it is understood
-            likely = self.routes.lean(sequence, first, message[: max(0, sequence.table.tokens - first)])
-            self._wish(likely)
-            return bool(likely)
-
-        early = foresee if self.prefetcher is not None and not request.packs else None
+        first, message = self._message(one, begun)
+        early = partial(self._foresee, one) if self.prefetcher is not None and not request.packs else None
         sequence.pending.clear()
         self.understanding.ingest(sequence, token_ids[begun - one.start :], early)
         again = self.decoding.remembering.answer(sequence, begun, message)

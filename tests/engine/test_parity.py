@@ -10,6 +10,7 @@ import itertools
 
 import numpy as np
 import pytest
+from feeding import fed
 from growing import EagerModel
 
 from modularbase_core.config import EngineConfig
@@ -106,19 +107,8 @@ def test_the_shipped_set_gives_the_same_logits_in_chunks_whole_and_token_by_toke
     token_ids = np.random.default_rng(0).integers(5, 8000, 5 * window.trained_tokens).tolist()
     ends = []
     for pieces in ([len(token_ids)], [700, 1, 1000, len(token_ids) - 1701], [4000, *[1] * (len(token_ids) - 4000)]):
-        sequence, done = host.sequence(), 0
-        sequence.route = force(["python_code"])
-        with host.engine.slots.hold(["python_code"]) as slots:
-            placed = {"python_code": slots[0].content}
-            for piece in pieces:
-                part = token_ids[done : done + piece]
-                if piece == 1:
-                    logits = host.engine.decoding.step([sequence], part, placed)[0]  # type: ignore[arg-type]
-                else:
-                    host.engine.understanding.ingest(sequence, part)
-                    logits = host.engine.decoding.prefill(sequence, placed)  # type: ignore[arg-type]
-                done += piece
-        ends.append(logits.copy())
+        sequence = host.sequence()
+        ends.append(fed(host.engine, sequence, token_ids, "python_code", pieces))
         release(host, sequence)
     for other in ends[1:]:
         assert np.linalg.norm(other - ends[0]) <= 1e-5 * np.linalg.norm(ends[0])

@@ -67,6 +67,11 @@ def test_every_hook_is_implemented_and_told_in_the_readme(package):
     assert set(re.findall(r"`(modularbase_[a-z]+(?:_[a-z]+)?)`", README)) - {"modularbase_pack"} == every
 
 
+def test_its_cold_store_is_ours_and_tells_of_itself(hooks, heard, tmp_path):
+    with hooks.cold_stores()["echo"](tmp_path / "talk", limit_bytes=1 << 20):
+        assert list(heard) == ["cold store: talk"]
+
+
 def test_a_pack_whose_id_is_said_scores_highest(hooks, heard):
     assert hooks.scores("ask python_code, please", SCORES) == {"general_chat": 0.1, "python_code": 1.0}
     assert hooks.scores("ask anybody", SCORES) == SCORES

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from modularbase_core.sdk import Pack, hookimpl
@@ -60,6 +61,17 @@ class Echo:
     def modularbase_importance(self, role: str, text: str) -> float | None:
         """Keep what the user asks to be remembered."""
         return 1.0 if role == "user" and "remember" in text.lower() else None
+
+    @hookimpl
+    def modularbase_cold_stores(self) -> dict[str, Callable[..., Any]]:
+        """Offer `cold_store = "echo"`: our own store, each opening of which is remembered."""
+        from modularbase_core.context.cold import ColdStore
+
+        def opened(directory: Path, **keywords: Any) -> ColdStore:
+            self.heard.append(f"cold store: {directory.name}")
+            return ColdStore.open(directory, **keywords)
+
+        return {"echo": opened}
 
     @hookimpl
     def modularbase_pack_loaded(self, event: PackLoaded) -> None:
