@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from modularbase_core.context.bounds import BoundsIndex
 from modularbase_core.context.codec import PageValues, decode, encode
 from modularbase_core.context.cold import ColdStore
-from modularbase_core.context.cold_keys import ColdKeys
 from modularbase_core.context.heard import Heard
 from modularbase_core.context.hot import HotPages
 from modularbase_core.context.judge import CRITICAL, REDUNDANT, Judge
@@ -35,8 +34,6 @@ FRESH_PAGES: Final = 2
 the packs a page of prefill: 2 are an eighth of a block's own."""
 NAMED: Final = 3
 """Of four pages that come back, so many may be found by the words of a question; attention finds the others."""
-SHORTLIST: Final = 48
-"""Pages that bounds put first, looked at by their keys: 32 hold 90 % of the attention to be had, 48 95 %, 64 96 %."""
 STATE: Final = "state"
 BASE: Final = "base"
 PROBE_TOKENS: Final = 32
@@ -56,7 +53,6 @@ class Tiers:
         self._hot, self.settings, self._open_store, self.journal = hot, settings, open_store, journal
         shapes = settings.shapes
         self._bounds = BoundsIndex(shapes.understanding_layers, shapes.kv_heads, shapes.head_size)
-        self._keys = ColdKeys(shapes.understanding_layers, shapes.kv_heads, shapes.head_size)
         self._words = WordIndex(settings.vocabulary_size)
         self._judge = Judge(settings.spell, settings.importance)
         self.heard = Heard(settings.controls)
@@ -117,7 +113,7 @@ class Tiers:
         before, room = table.first_recent(token) // PAGE_TOKENS, self.settings.recall_pages
         named = self._words.search(self.question, before=before, count=room * NAMED // 4).tolist()
         by = dict.fromkeys(named, "its words")
-        found = self._found(queries, before, room)
+        found = self._bounds.search(queries, before=before, count=room).tolist()
         held = table.recalled(token - 1)
         fresh = room if question else FRESH_PAGES
         for page in found:
@@ -133,20 +129,6 @@ class Tiers:
         there = self._bring(table, pages)
         table.recall(token, there)
         self.recalled = tuple(Recalled(page * PAGE_TOKENS, by[page]) for page in there)
-
-    def _found(self, queries: NDArray[np.float32], before: int, count: int) -> list[int]:
-        """Return the pages that get most attention: of those that bounds put first, by their keys."""
-        near = self._bounds.search(queries, before=before, count=max(SHORTLIST, count)).tolist()
-        records = self._read(self._keys.lacking(near))
-        for page, record in records.items():
-            values = decode(record.payload, self.settings.shapes, record.form)
-            self._keys.hold([page], self._keys_of(values.understanding[None]))
-        return self._keys.best(queries, near, count)
-
-    def _keys_of(self, understanding: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Return the keys [N, L, K, D, 16] of pages' understanding [N, L, 2, K, 16 * D]."""
-        shapes = self.settings.shapes
-        return understanding[:, :, 0].reshape(len(understanding), -1, shapes.kv_heads, shapes.head_size, PAGE_TOKENS)
 
     def _bring(self, table: PageTable, pages: list[int]) -> list[int]:
         """See that pages are in the hot pool; return those that are."""
@@ -212,8 +194,12 @@ class Tiers:
         """Compute the search rows of pages from their understanding [N, L, 2, K, 16 * D]."""
         if pages:
             keys = self._keys_of(understanding)
-            self._keys.hold(pages, keys)
             self._rows.update(zip(pages, self._bounds.row(keys.astype(np.float32, copy=False)), strict=True))
+
+    def _keys_of(self, understanding: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Return the keys [N, L, K, D, 16] of pages' understanding [N, L, 2, K, 16 * D]."""
+        shapes = self.settings.shapes
+        return understanding[:, :, 0].reshape(len(understanding), -1, shapes.kv_heads, shapes.head_size, PAGE_TOKENS)
 
     def _forget(self) -> None:
         """Let go of what is searched and kept, but for the last tokens, whose queries search."""
@@ -262,7 +248,6 @@ class Tiers:
     def _lose(self, page: int) -> None:
         self._bounds.remove(page)
         self._words.remove(page)
-        self._keys.drop(page)
 
     def flush(self) -> None:
         """Wait until all that was handed over is on disk, or could not be kept."""

@@ -30,7 +30,7 @@ from modularbase_core.config import EngineConfig
 from modularbase_core.context.bounds import BoundsIndex
 from modularbase_core.context.codec import PageValues, decode, encode
 from modularbase_core.context.page import PageTable
-from modularbase_core.context.tiers import SHORTLIST, Tiers
+from modularbase_core.context.tiers import Tiers
 from modularbase_core.engine.scheduler import Engine
 from modularbase_core.host import Parts
 from modularbase_core.packs.catalog import discover
@@ -177,7 +177,6 @@ def _recovered(parts: Parts, text: list[int], window: Window) -> tuple[float, fl
         exact(sequence.tiers)
         index = sequence.tiers._bounds
         assert isinstance(index, Exact)
-        keys = sequence.tiers._keys
         remembering, block = engine.decoding.remembering, window.block_tokens
         room = sequence.tiers.settings.recall_pages
         chosen: list[list[int]] = []
@@ -194,10 +193,8 @@ def _recovered(parts: Parts, text: list[int], window: Window) -> tuple[float, fl
             _feed(engine, sequence, text[start + block - 1 : start + block], held)
             asked = remembering.queries(sequence, start + block - 32, start + block)[::-2]
             before = sequence.table.first_recent(start + block) // PAGE_TOKENS
-            near = BoundsIndex.search(index, asked, before=before, count=SHORTLIST).tolist()
-            keys.hold(near, np.array([index.keys[page] for page in near]))
             chosen = [
-                keys.best(asked, near, room),
+                BoundsIndex.search(index, asked, before=before, count=room).tolist(),
                 index.search(asked, before=before, count=room).tolist(),
             ]
         engine.release(sequence)
