@@ -127,6 +127,10 @@ class ColdStore:
         with self._writing, self._failures_told():
             self._commit((), drop=indices)
 
+    def favour(self, indices: Iterable[int]) -> None:
+        """Note that pages were attended to, so that others give way first while this store is open."""
+        self._holdings.favour(indices)
+
     def meta(self, key: str) -> bytes | None:
         """Return a value written with `put`; None if there is none or it was found damaged."""
         raw = _meta_key(key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -46,6 +46,13 @@ class Holdings:
                 self._held = grown
             self._held[index] = (FORMS.index(held.form) + 1, held.token_count, held.pinned, held.importance)
             self._count(held.form, held.token_count, 1)
+
+    def favour(self, indices: Iterable[int]) -> None:
+        """Note that pages were attended to: each is half as far from the highest importance as it was."""
+        with self._lock:
+            for index in indices:
+                if index in self:
+                    self._held["importance"][index] = (self._held["importance"][index] + 1) / 2
 
     def forget(self, index: int) -> None:
         """Note that a page is gone; that it was not there is no error."""

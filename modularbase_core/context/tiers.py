@@ -128,6 +128,8 @@ class Tiers:
         self._hot.pool.trim(table, token)  # what goes makes room for what comes
         there = self._bring(table, pages)
         table.recall(token, there)
+        if self._store is not None:
+            self._store.favour(page for page in there if page not in held)
         self.recalled = tuple(Recalled(page * PAGE_TOKENS, by[page]) for page in there)
 
     def _bring(self, table: PageTable, pages: list[int]) -> list[int]:
