@@ -7,6 +7,7 @@ tokens take milliseconds. What a query is, and where the pages themselves lie, i
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Collection, Sequence
 from typing import Final, TypeVar
 
@@ -203,7 +204,11 @@ class BoundsIndex:
 
 def _moved(rows: NDArray[_Scalar], start: int, stop: int, place: int, capacity: int) -> NDArray[_Scalar]:
     """Return `capacity` rows with rows[start:stop] from `place` on; the rest is zero, and no memory until written."""
-    moved = np.zeros((capacity, *rows.shape[1:]), rows.dtype)
+    shape = (capacity, *rows.shape[1:])
+    size_bytes = max(1, int(np.prod(shape)) * rows.itemsize)
+    # from the system and back to it: what malloc is given back of this size it may keep
+    memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    moved = np.frombuffer(memory, rows.dtype, int(np.prod(shape))).reshape(shape)
     moved[place : place + stop - start] = rows[start:stop]
     return moved
 

@@ -100,10 +100,10 @@ def measure(data: Path, length: int, rounds: int) -> dict[str, float]:
 
 
 def tokens(parts: Parts, data: Path) -> Iterator[int]:
-    """Yield the tokens of the books, over and over."""
+    """Yield the tokens of the books, over and over; all of them are in memory from the start, for every length."""
+    books = [record.text or "" for record in read_records(data / "long/books.jsonl.xz")]
     while True:
-        for record in read_records(data / "long/books.jsonl.xz"):
-            book = record.text or ""
+        for book in books:
             for first in range(0, len(book), PIECE):
                 yield from parts.tokenizer.encode(book[first : first + PIECE])
 
