@@ -121,6 +121,8 @@ class Conversation:
         self.messages = self._host.resume(session) or self.messages
         sizes = self._host.memory()
         self._session = session
+        if self._opening and self.messages[:1] != self._opening:
+            self._note([f"session {session!r} has begun without this system message, which is left out"], always=True)
         if not self._quiet and sizes is not None and sizes.tokens:
             click.secho(f"[{session}: {sizes.tokens:,} tokens so far]", dim=True, err=True)
 
@@ -129,7 +131,7 @@ class Conversation:
         size = check_text(file)
         with byte_bar(quiet=self._quiet) as show:
             text = pieces(file, lambda done: show(f"reading {file.name}", done, size))
-            self.messages = self._host.read(text, file.name)
+            self.messages = self._host.read(text, file.name, system=next(iter(self._opening), None))
 
     def ask(self, question: str) -> None:
         """Stream the answer to `question`; it joins the history, also when Ctrl-C cut it short.

@@ -122,20 +122,30 @@ class Host:
         self._conversation = Conversation(sequence, messages_of(token_ids, self.tokenizer), name)
         return list(self._conversation.messages)
 
-    def read(self, text: Iterable[str], named: str, progress: Callable[[int], None] | None = None) -> list[Message]:
+    def read(
+        self,
+        text: Iterable[str],
+        named: str,
+        progress: Callable[[int], None] | None = None,
+        *,
+        system: Message | None = None,
+    ) -> list[Message]:
         """Take a text in as something that the user showed; return the messages so far.
 
         text: in pieces, so that a long one is never whole in memory. named: what stands for it among the messages.
-        progress: called with the tokens that are through. Where it ends early, the conversation goes on from there.
+        progress: called with the tokens that are through. system: goes first where the conversation begins with this.
+        Where it ends early, the conversation goes on from there.
         """
         self._cut_short()
         if self._conversation is None:
             self._conversation = Conversation(self.sequence(), [])
         conversation = self._conversation
         sequence, controls = conversation.sequence, self.tokenizer.controls
-        opening = (
-            list(controls.first) if not sequence.table.tokens else [*self._closing(sequence), *controls.opening["user"]]
-        )
+        opening = [*self._closing(sequence), *controls.opening["user"]]
+        if not sequence.table.tokens:
+            conversation.messages = [] if system is None else [system]
+            before = controls.system if system is None else self._spoken(system)
+            opening = [*controls.begin, *before, *controls.opening["user"]]
         closing = [*controls.closing["user"], *controls.opening["assistant"], *self.tokenizer.encode(READ)]
         assert sequence.tiers is not None
         sequence.tiers.heard.typed, through = False, 0
@@ -151,6 +161,12 @@ class Host:
             conversation.messages = [*conversation.messages, *said]
             self._checkpoint(conversation)
         return list(conversation.messages)
+
+    def _spoken(self, message: Message) -> tuple[int, ...]:
+        """Return a message with what stands around it."""
+        around = self.tokenizer.controls
+        content = self.tokenizer.encode(message.content)
+        return (*around.opening[message.role], *content, *around.closing[message.role])
 
     def memory(self) -> MemoryReport | None:
         """Tell what the running conversation holds, hot and cold, and what came back; None before it begins."""

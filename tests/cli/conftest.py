@@ -59,9 +59,9 @@ class FakeHost:
         self.resumed.append(name)
         return list(self.held)
 
-    def read(self, text, named):
+    def read(self, text, named, *, system=None):
         self.read_in.append((named, list(text)))
-        return [Message("user", f"[{named}]"), Message("assistant", "OK.")]
+        return [*([system] if system else ()), Message("user", f"[{named}]"), Message("assistant", "OK.")]
 
     def memory(self):
         return self.report

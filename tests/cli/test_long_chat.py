@@ -35,6 +35,20 @@ def test_a_new_session_begins_with_the_system_message(run, host):
     assert host.asked == [[("system", "Be brief."), ("user", "hi")]]
 
 
+def test_a_session_that_has_begun_keeps_its_system_message(run, host):
+    host.held = [Message("system", "Be brief."), Message("user", "hi"), Message("assistant", "Hello")]
+    assert "left out" not in run("chat", "again", "--session", "talk", "--system", "Be brief.").err
+    told = "note: session 'talk' has begun without this system message, which is left out"
+    assert told in run("chat", "again", "--session", "talk", "--system", "Be kind.").err
+    assert host.asked[-1][0] == ("system", "Be brief.")
+
+
+def test_a_system_message_goes_before_a_file(run, host, tmp_path):
+    (tmp_path / "one.txt").write_text("one", encoding="utf-8")
+    run("chat", "hi", "--file", str(tmp_path / "one.txt"), "--system", "Be brief.")
+    assert host.asked[0][0] == ("system", "Be brief.")
+
+
 def test_files_are_read_before_the_first_question(run, host, tmp_path):
     for name in ("one.txt", "two.txt"):
         (tmp_path / name).write_text(f"{name}: 你好\n" * 3, encoding="utf-8")

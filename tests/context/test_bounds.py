@@ -1,6 +1,5 @@
 """Bounds of keys against the keys themselves, and a search against its plain definition."""
 
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

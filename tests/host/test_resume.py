@@ -93,6 +93,15 @@ def test_a_book_is_read_and_asked_about_later(opened: Open) -> None:
     assert finished.reason in ("stop", "length")
 
 
+def test_a_system_message_stands_before_a_book(opened: Open) -> None:
+    host, system = opened(), Message("system", "Be brief.")
+    host.resume("book")
+    told = host.read(["word " * 30], "book.txt", system=system)
+    assert [message.role for message in told] == ["system", "user", "assistant"]
+    host.close()
+    assert opened().resume("book")[0] == system
+
+
 def test_a_book_whose_reading_was_broken_off_can_be_asked_about(opened: Open) -> None:
     host = opened()
     host.resume("book")
