@@ -85,6 +85,16 @@ class PageTable:
         whole = self.tokens // PAGE_TOKENS
         return [index for index in indices if index not in self._placed and (index >= whole or index not in self._page)]
 
+    def held(self, first: int, end: int) -> Iterator[tuple[int, int]]:
+        """Cut the tokens first .. end into the spans whose pages are held: one damaged on disk leaves a gap."""
+        gaps = [page for page in range(first // PAGE_TOKENS, -(-end // PAGE_TOKENS)) if page not in self._page]
+        for page in gaps:
+            if first < page * PAGE_TOKENS:
+                yield first, page * PAGE_TOKENS
+            first = (page + 1) * PAGE_TOKENS
+        if first < end:
+            yield first, end
+
     def place(self, index: int, page_id: int) -> int | None:
         """Hold a whole page out of turn, one that all who see it follow; return the page that it replaces, if any."""
         replaced = self._page.pop(index, None)

@@ -94,7 +94,8 @@ class Tiers:
     def index(self, table: PageTable, token: int) -> None:
         """Make the pages that are out of sight from `token` on searchable; their keys are still hot."""
         end = table.first_recent(token) // PAGE_TOKENS
-        pages = list(range(max(self._indexed, self._sinks), end))
+        first = max(self._indexed, -(-self.heard.first // PAGE_TOKENS))
+        pages = [page for page in range(first, end) if table.holds(page)]  # one that was damaged on disk is not
         self._indexed = max(self._indexed, end)
         if not pages:
             return
@@ -303,14 +304,17 @@ class Tiers:
         self._rows = {entry.index: entry.bounds for entry in entries if entry.index >= self._indexed and entry.bounds}
         recalls = [(int(first), list(pages)) for first, pages in state.get("recalls", ())] if current else []
         self._judge.seen(ids[: len(ids) // PAGE_TOKENS * PAGE_TOKENS].reshape(-1, PAGE_TOKENS))
-        self.heard.restore(ids, end, min(len(ids), end - max(0, self._indexed * PAGE_TOKENS - PROBE_TOKENS)))
-        if current:
-            self.question = tuple(state.get("question", ()))
-            self.recalled = tuple(Recalled(int(token), str(by)) for token, by in state.get("recalled", ()))
         hot = [*range(self._sinks), *range(max(recent, self._sinks), -(-end // PAGE_TOKENS))]
         for first, pages in recalls:
             table.recall(first, self._bring(table, pages))
         self._bring(table, hot)
+        # what is known without a gap up to the end: a page that was damaged takes those before it out of searches
+        missing = [page for page in range(self._indexed, -(-end // PAGE_TOKENS)) if not table.holds(page)]
+        known = (missing[-1] + 1 if missing else self._indexed) * PAGE_TOKENS - (0 if missing else PROBE_TOKENS)
+        self.heard.restore(ids, end, min(len(ids), end - max(0, known)))
+        if current:
+            self.question = tuple(state.get("question", ()))
+            self.recalled = tuple(Recalled(int(token), str(by)) for token, by in state.get("recalled", ()))
         return ids, list(state.get("pending", ())) if current else []
 
     def entries(self) -> Iterator[PageEntry]:

@@ -73,12 +73,14 @@ class PlacedPack:
     ) -> None:
         """Catch up with a sequence, so that the watermark stands at `start`: sinks, recalled pages, recent tokens."""
         table = self.table(sequence)
-        for first, end in table.behind(start):
+        spans = [span for behind in table.behind(start) for span in sequence.table.held(*behind)]
+        for first, end in spans:
             self._pool.skip(table, first)
             for begin, count in table.stretches(first, end - first, max_rows):
                 self.remember(sequence, begin, understanding, buffers, max_rows)
                 call = self.plan(sequence, begin, count)
                 self.run(understanding.recall(sequence, begin, count), [call], [sequence], buffers)
+        self._pool.skip(table, max(start, table.tokens))  # where the last page before it is one of the gaps
 
     def remember(
         self, sequence: Sequence, token: int, understanding: Understanding, buffers: RowBuffers, max_rows: int

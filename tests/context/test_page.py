@@ -157,3 +157,12 @@ def test_our_own_mistakes_are_caught() -> None:
         table.skip_to(33)
     with pytest.raises(AssertionError, match="token 32 has no page"):
         table.visible(32)
+
+
+def test_spans_that_are_held_leave_gaps_out() -> None:
+    table = filled(SMALL, 100)
+    for index in (0, 2, 3, 5):
+        del table._page[index]
+    assert list(table.held(0, 100)) == [(16, 32), (64, 80), (96, 100)]
+    assert list(table.held(20, 30)) == [(20, 30)]
+    assert list(table.held(32, 60)) == []

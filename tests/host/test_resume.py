@@ -93,6 +93,32 @@ def test_a_book_is_read_and_asked_about_later(opened: Open) -> None:
     assert finished.reason in ("stop", "length")
 
 
+@pytest.mark.parametrize("back", [0, 1, 2])
+def test_a_page_damaged_in_the_hot_window_is_told_and_the_session_goes_on(
+    opened: Open, config: EngineConfig, back: int
+) -> None:
+    host = opened()
+    host.resume("book")
+    host.read(["word after word, " * 120], "book.txt")
+    host.close()
+    with ColdStore.open(config.sessions_dir / "book", limit_bytes=1 << 30) as store:
+        last = max(entry.index for entry in store.entries() if (entry.tokens >= 0).all())
+        with store._db.env.begin(write=True) as txn:
+            key = (last - back).to_bytes(8, "big")
+            payload = bytearray(txn.get(key, db=store._db.payloads))
+            payload[100] ^= 1
+            txn.put(key, bytes(payload), db=store._db.payloads)
+    again = opened()
+    asked = [*again.resume("book"), Message("user", "what was it about?")]
+    events = list(again.chat(asked, GREEDY, packs=["chat"]))
+    assert [note for note in (*events[0].notes, *events[-1].notes) if "damaged" in note]
+    said = "".join(event.text for event in events if isinstance(event, (Token, Finished)))
+    messages = [*asked, Message("assistant", said)]
+    for turn in range(6):  # past the block's end, where what leaves is searched and kept
+        messages, finished = say(again, messages, f"turn {turn}: tell me more about page {turn * 111}, please do")
+    assert finished.generated_tokens > 0
+
+
 def test_a_system_message_stands_before_a_book(opened: Open) -> None:
     host, system = opened(), Message("system", "Be brief.")
     host.resume("book")
