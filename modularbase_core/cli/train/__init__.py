@@ -5,12 +5,11 @@ Each command is a module of this package, imported when it runs or its help is a
 
 from __future__ import annotations
 
-import importlib
 from typing import Final
 
 import click
 
-from modularbase_core.errors import nearest
+from modularbase_core.cli.modules import ModuleGroup
 
 COMMANDS: Final = {
     "align": "align:align",
@@ -26,20 +25,8 @@ COMMANDS: Final = {
 """Module and function of each command."""
 
 
-class TrainGroup(click.Group):
-    """A click group that imports its commands one by one; `train RECIPE.toml ...` is `train run RECIPE.toml ...`."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names in alphabetical order."""
-        return sorted(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import one command."""
-        if cmd_name not in COMMANDS:
-            return None
-        module, function = COMMANDS[cmd_name].split(":")
-        command: click.Command = getattr(importlib.import_module(f"{__name__}.{module}"), function)
-        return command
+class TrainGroup(ModuleGroup):
+    """The group of `train`, where `train RECIPE.toml ...` is `train run RECIPE.toml ...`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Take options that stand first for those of `run`; the group has none but help."""
@@ -51,16 +38,18 @@ class TrainGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command to run; an unknown name is answered with the nearest."""
-        if args and args[0] not in COMMANDS:
+        if args and args[0] not in self.modules:
             if args[0].endswith(".toml"):
                 return "run", self.get_command(ctx, "run"), args
-            ctx.fail(
-                f"no command {args[0]!r}{nearest(args[0], COMMANDS)}; `modularbase train --help` lists them, "
-                "and a recipe's name ends in .toml"
-            )
+            self.fail_unknown(ctx, args[0], ", and a recipe's name ends in .toml")
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=TrainGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=TrainGroup,
+    package=__name__,
+    modules=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 def train() -> None:
     """Train from recipes, ship packs, and tell beforehand what a recipe takes."""
