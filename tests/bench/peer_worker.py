@@ -12,6 +12,7 @@ import ctypes
 import json
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -84,7 +85,29 @@ class Ours:
         """Stay with those of the start: an engine never changes them."""
 
 
-class Sinks:
+class Fed(ABC):
+    """A peer that is fed ids through `_feed`, which returns the likeliest next one; `_end` ends an answer."""
+
+    _end: int
+
+    @abstractmethod
+    def _feed(self, ids: Sequence[int]) -> int:
+        """Take tokens in; return the likeliest next one."""
+
+    def ask(self, question: str, ids: Sequence[int]) -> list[int]:
+        """Answer greedily."""
+        said = [self._feed(ids)]
+        while said[-1] != self._end and len(said) < MOST_TOKENS:
+            said.append(self._feed(said[-1:]))
+        return said
+
+    def decode(self, count: int) -> None:
+        """Feed tokens one by one."""
+        for step in range(count):
+            self._feed([5 + step])
+
+
+class Sinks(Fed):
     """transformers' Llama, its DynamicCache held to sinks and a window."""
 
     def __init__(self, weights: str, shape: Mapping[str, Any]) -> None:
@@ -149,24 +172,12 @@ class Sinks:
         self._cache = self._new_cache()
         self._feed(ids)
 
-    def ask(self, question: str, ids: Sequence[int]) -> list[int]:
-        """Answer greedily."""
-        said = [self._feed(ids)]
-        while said[-1] != self._end and len(said) < MOST_TOKENS:
-            said.append(self._feed(said[-1:]))
-        return said
-
-    def decode(self, count: int) -> None:
-        """Feed tokens one by one."""
-        for step in range(count):
-            self._feed([5 + step])
-
     def threads(self, count: int) -> None:
         """Set torch's threads."""
         self._torch.set_num_threads(count)
 
 
-class LlamaCpp:
+class LlamaCpp(Fed):
     """llama.cpp on a GGUF file, through its C interface.
 
     adapters: see `Gguf`. context: positions, all of them seen. cache: f16 or q8_0. flash: by its flash attention.
@@ -227,18 +238,6 @@ class LlamaCpp:
         self._llama.llama_memory_clear(self._memory, True)
         self._held = 0
         self._feed(ids)
-
-    def ask(self, question: str, ids: Sequence[int]) -> list[int]:
-        """Answer greedily."""
-        said = [self._feed(ids)]
-        while said[-1] != self._end and len(said) < MOST_TOKENS:
-            said.append(self._feed(said[-1:]))
-        return said
-
-    def decode(self, count: int) -> None:
-        """Feed tokens one by one."""
-        for step in range(count):
-            self._feed([5 + step])
 
     def threads(self, count: int) -> None:
         """Set the threads of decoding and of reading."""
