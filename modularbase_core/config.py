@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import platformdirs
 
@@ -19,6 +19,12 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+PRECISIONS: Final = ("float32", "float16", "int8", "int4")
+"""How weights are held. float32: all of it; float16: matrices; int8, int4: matrices of layers as integers with a scale
+for 32, others float16. Vectors (norms, biases) are of the device's working dtype always."""
+FORMS: Final = ("fp32", "fp16", "int8", "int4")
+"""How weight files keep matrices, see `sdk.precision.stored_dtype`."""
 
 
 def default_cache_dir() -> Path:
@@ -41,7 +47,9 @@ class EngineConfig:
     """What an engine may use. base: id of the base pack, None for the only one installed. device: cpu or cuda.
 
     threads: 0 is one per physical core. slots: on-demand packs held at once. hot_tokens: tokens of context kept in
-    memory, over all sequences. memory_bytes: all that weights, slots, pages and workspace may take.
+    memory, over all sequences. prefix_tokens: of those, what conversations began with and others may begin with too; it
+    gives way to all else. memory_bytes: all that weights, slots, pages and workspace may take.
+    draft_tokens: most tokens that are looked up in the conversation and computed ahead while one answer runs; 0 is off.
     max_prompt_bytes: longest message taken, in UTF-8 bytes. threshold: the score, 0..1, from which a pack answers.
     packs_per_turn: most packs that the router chooses. fusion: how several packs' outputs are blended, by name.
     contradiction: a pack whose output's cosine with the leading pack's is below it has no say at that token; -1 is off.
@@ -49,6 +57,7 @@ class EngineConfig:
     or lfru. prefetch: bring likely packs in before they are asked for. host_cache_bytes: repacked weights kept mapped.
     sessions_dir: where conversations that have a name are kept. session_bytes: the most that one conversation takes on
     disk. cold: int8 or int4, of what leaves the hot window and is not kept exactly. cold_store: what keeps it, by name.
+    base_precision, pack_precision: float32, float16, int8 or int4 of their weights; auto is float16 and int8 on a CPU.
     """
 
     base: str | None = None
@@ -57,7 +66,9 @@ class EngineConfig:
     threads: int = 0
     slots: int = 2
     hot_tokens: int = 8192
+    prefix_tokens: int = 4096
     memory_bytes: int = 4 << 30
+    draft_tokens: int = 15
     max_prompt_bytes: int = 256 << 10
     threshold: float = 0.4
     packs_per_turn: int = 1
@@ -71,6 +82,8 @@ class EngineConfig:
     session_bytes: int = 4 << 30
     cold: str = "int8"
     cold_store: str = "lmdb"
+    base_precision: str = "auto"
+    pack_precision: str = "auto"
 
     def __post_init__(self) -> None:
         if self.device not in ("cpu", "cuda"):
@@ -79,7 +92,9 @@ class EngineConfig:
             ("threads", 0, 1024),
             ("slots", 1, 64),
             ("hot_tokens", 1024, 1 << 24),
+            ("prefix_tokens", 0, 1 << 24),
             ("memory_bytes", 1 << 20, 1 << 48),
+            ("draft_tokens", 0, 31),
             ("max_prompt_bytes", 1, 1 << 30),
             ("packs_per_turn", 1, 64),
             ("host_cache_bytes", 0, 1 << 48),
@@ -92,7 +107,15 @@ class EngineConfig:
             number = getattr(self, name)
             if isinstance(number, bool) or not isinstance(number, (int, float)) or not least <= number <= most:
                 raise ConfigError(f"{name} is {number!r}; use a number from {least:g} to {most:g}")
+        for name in ("base_precision", "pack_precision"):
+            if getattr(self, name) not in ("auto", *PRECISIONS):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; use auto, {', '.join(PRECISIONS)}")
         self._check_slots()
+
+    @property
+    def precisions(self) -> dict[str, str]:
+        """Return the precision of weights by the kind of network."""
+        return {"base": self.base_precision, "pack": self.pack_precision}
 
     def _check_slots(self) -> None:
         if self.eviction not in ("lru", "lfru"):

@@ -17,13 +17,19 @@ ModularBaseError
 ├── PluginError           an installed plugin whose code cannot be used
 ├── BudgetError           something that does not fit the planned memory
 ├── SessionError          a session that cannot be opened, read or kept
+│   └── SessionInUse      a session that somebody else has open
 └── ArtefactError         a compiled artefact that cannot be built, written or read
 """
 
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
+from typing import Final
+
+TORCH_REMEDY: Final = "run `pip install 'modularbase[train]'`"
+"""What to do where torch is missing: it trains, and compiles networks whose packs bring no graph."""
 
 
 class ModularBaseError(Exception):
@@ -100,6 +106,15 @@ class BudgetError(ModularBaseError):
 
 class SessionError(ModularBaseError):
     """A session cannot be opened, read or kept."""
+
+
+class SessionInUse(SessionError):  # noqa: N818  # the name says what is wrong
+    """A session is open elsewhere. name: which; pid: the process that has it, None where that is not known yet."""
+
+    def __init__(self, name: str, pid: int | None) -> None:
+        where = "this process" if pid == os.getpid() else f"another process (pid {pid or 'unknown'})"
+        super().__init__(f"session {name!r} is open in {where}; close it there or use another name")
+        self.name, self.pid = name, pid
 
 
 class ArtefactError(ModularBaseError):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from eager import EXACT
 from hypothesis import settings
 from tiny_packs import catalog_of, write_tiny_set
 
@@ -39,5 +40,5 @@ def cache(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
 @pytest.fixture
 def tiny_host(tiny_packs: dict[str, Path], cache: Path) -> Iterator[Host]:
     """A fresh model of the tiny packs, compiled and running under TVM."""
-    with build(EngineConfig(cache_dir=cache, hot_tokens=4096), catalog=catalog_of(tiny_packs)) as host:
+    with build(EngineConfig(cache_dir=cache, hot_tokens=4096, **EXACT), catalog=catalog_of(tiny_packs)) as host:
         yield host

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,13 +16,21 @@ Shares = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """From weights [N] and the packs' outputs [T, N, E] to shares [T, N]."""
 
 
-class Eager:
-    """Logits of whole sequences under a base and packs. Valid up to the trained window."""
+EXACT: dict[str, Any] = {"base_precision": "float32", "pack_precision": "float32"}
+"""Settings under which an engine computes as torch does with the weights as they were trained."""
 
-    def __init__(self, packs: dict[str, Path], base: str) -> None:
-        self._base = load_shipped(packs[base])
+
+class Eager:
+    """Logits of whole sequences under a base and packs, in some precision each. Valid up to the trained window."""
+
+    def __init__(
+        self, packs: dict[str, Path], base: str, base_precision: str = "float32", pack_precision: str = "float32"
+    ) -> None:
+        self._base = load_shipped(packs[base], base_precision)
         self._packs = {
-            name: load_shipped(path) for name, path in packs.items() if hasattr(load_shipped(path), "experts")
+            name: load_shipped(path, pack_precision)
+            for name, path in packs.items()
+            if hasattr(load_shipped(path), "experts")
         }
 
     @torch.no_grad()

@@ -52,12 +52,12 @@ def write_pack(directory: Path, described: Manifest, seed: int = 0) -> Path:
         keys = random.normal(size=(2, ROUTER.key_size)).astype(np.float32)
         keys /= np.linalg.norm(keys, axis=1, keepdims=True)
         one = np.ones(1, np.float32)
-        write_weights(directory / ROUTING_FILE, {"keys": keys, "scale": 8 * one, "bias": -4 * one}, quantise=False)
+        write_weights(directory / ROUTING_FILE, {"keys": keys, "scale": 8 * one, "bias": -4 * one}, form="fp32")
         (directory / "examples.json").write_text(json.dumps([{"prompt": "hi", "response": "hello"}]))
     if described.type == "router":
         rows = random.normal(size=(24, described.network.key_size)).astype(np.float32)
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-        write_weights(directory / ROUTING_FILE, {"background": rows[:8], "others": rows[8:]}, quantise=False)
+        write_weights(directory / ROUTING_FILE, {"background": rows[:8], "others": rows[8:]}, form="fp32")
     if described.type == "base":
         (directory / TOKENIZER_FILE).parent.mkdir(exist_ok=True)
         shutil.copy(TOKENIZER, directory / TOKENIZER_FILE)

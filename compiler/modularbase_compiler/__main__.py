@@ -18,7 +18,9 @@ from typing import Any
 
 from modularbase_compiler.cubins import cubins
 from modularbase_compiler.toolchain import prepare_cuda
-from modularbase_core.device.artefact import Build
+from modularbase_core.config import PRECISIONS
+from modularbase_core.device.artefact import Build, plan_build
+from modularbase_core.device.graphs import graph_name
 from modularbase_core.device.target import CUDA_ARCHITECTURES, Target, cpu_target, cuda_target
 from modularbase_core.errors import ArtefactError, ModularBaseError
 from modularbase_core.sdk.architecture import architecture_from_dict
@@ -36,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.cubins:
             _list_cubins(options.cubins, options.json)
         else:
-            _build_all(_builds(options), options.out, options.json)
+            (_write_graphs if options.graphs else _build_all)(_builds(options), options.out, options.json)
     except ModularBaseError as error:
         _tell({"error": str(error)} if options.json else str(error), error=not options.json)
         return 1
@@ -51,7 +53,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--architecture", type=Path, nargs="+", help="JSON files of architectures, or manifests")
     parser.add_argument("--target", choices=("cpu", "cuda"), default="cpu", help="what to compile --architecture for")
     parser.add_argument("--gpu", nargs="+", default=CUDA_ARCHITECTURES, help="GPU architectures, such as sm_86")
+    parser.add_argument(
+        "--precision", choices=("auto", *PRECISIONS), default="auto", help="of --architecture's weights"
+    )
     parser.add_argument("--out", type=Path, help="folder of the artefacts")
+    parser.add_argument("--graphs", action="store_true", help="write portable graphs, which need no torch to compile")
     parser.add_argument("--cubins", type=Path, nargs="+", help="list the GPU code in these modules or artefacts")
     parser.add_argument("--json", action="store_true", help="tell progress, results and errors as JSON lines")
     parser.add_argument("--until-input-ends", action="store_true", help="end as soon as standard input does")
@@ -66,7 +72,8 @@ def _builds(options: argparse.Namespace) -> list[Build]:
     for path in options.architecture:
         value = _read_json(path)
         value = value.get("architecture", value) if isinstance(value, dict) else {}
-        build = Build(architecture=architecture_from_dict(value), target=target, dtype=target.dtype)
+        architecture = architecture_from_dict(value)
+        build = plan_build(architecture, target, {architecture.kind: options.precision})
         builds[build.key] = build
     return list(builds.values())
 
@@ -78,8 +85,17 @@ def _build_all(builds: list[Build], folder: Path, as_json: bool) -> None:
         _build_each(builds, folder, as_json)
 
 
+def _write_graphs(builds: list[Build], folder: Path, as_json: bool) -> None:
+    from modularbase_compiler.graphs import graph_of
+
+    for done, build in enumerate(builds):
+        event = {"phase": f"graph {build.architecture.kind}", "done": done, "total": len(builds)}
+        _tell(event if as_json else f"[{done}/{len(builds)}] {event['phase']}")
+        (folder / graph_name(build)).write_bytes(graph_of(build).to_bytes(build.architecture))
+
+
 def _build_each(builds: list[Build], folder: Path, as_json: bool) -> None:
-    # imported here: CUDA must be prepared before TVM, and a bad request need not wait for it and torch
+    # imported here: CUDA must be prepared before TVM, and a bad request need not wait for it
     from modularbase_compiler.build import PHASES, build_artefact
 
     total, done = len(builds) * len(PHASES), 0
@@ -118,7 +134,8 @@ def _read_request(path: Path) -> list[Build]:
                 architecture=architecture_from_dict(item["architecture"]),
                 target=Target.from_dict(item["target"]),
                 dtype=item["dtype"],
-                quantisation=item["quantisation"],
+                precision=item["precision"],
+                graphs=tuple(map(Path, item.get("graphs", ()))),
             )
             for item in value["builds"]
         ]

@@ -1,4 +1,4 @@
-"""Build one artefact: export, lower, generate code, describe, and rename into place all at once.
+"""Build one artefact: give a graph its kernels, lower, generate code, describe, and rename into place all at once.
 
 What is built lies in a folder beside its place until it is whole, so a reader never sees half of one, and of two
 builders of the same artefact the later finds it there and drops its own.
@@ -11,8 +11,9 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ import tvm
 from tvm import relax
 
 from modularbase_compiler.cubins import check_cubins
-from modularbase_compiler.export import Exported, export_programs, merge
+from modularbase_compiler.graphs import graph_of
 from modularbase_compiler.kernels import Kernels
 from modularbase_compiler.kernels.cpu import CpuKernels
 from modularbase_compiler.kernels.cuda import CudaKernels
 from modularbase_compiler.limits import call_limits
 from modularbase_compiler.pipeline import lower
+from modularbase_compiler.requests import with_kernels
 from modularbase_compiler.target import gpu_target, host_target
 from modularbase_compiler.toolchain import check_linker
 from modularbase_core.device.artefact import (
@@ -76,14 +78,14 @@ def build_artefact(build: Build, folder: Path, step: Step) -> Path:
 def _build_into(build: Build, scratch: Path, step: Step) -> None:
     check_linker()
     step("export")
-    exported = export_programs(build.architecture, _kernels(build), build.dtype)
-    merged = merge(exported)
+    graph = graph_of(build)
+    module = with_kernels(graph.module, _kernels(build))
     step("lower")
     modules, storage = {}, {}
-    lowered = {name: lower(merged, target) for name, target in _code_targets(build.target).items()}
+    lowered = {name: lower(module, target) for name, target in _code_targets(build.target).items()}
     step("generate")
     for name, target in _code_targets(build.target).items():
-        storage = {program.name: storage_bytes(lowered[name][program.name]) for program in exported}
+        storage = {program: storage_bytes(lowered[name][program]) for program in graph.programs}
         modules[name] = "module.so" if name == "cpu" else f"module-{name}.so"
         with target:  # where TVM's CUDA compiler looks for the architecture
             executable = relax.build(lowered[name], target, relax_pipeline=None)
@@ -91,7 +93,7 @@ def _build_into(build: Build, scratch: Path, step: Step) -> None:
         if name != "cpu":
             check_cubins(scratch / modules[name], name)
     step("write")
-    _write_meta(build, exported, storage, modules, scratch)
+    _write_meta(build, graph.programs, storage, modules, scratch)
 
 
 def _link(executable: Any, path: Path) -> None:
@@ -116,7 +118,7 @@ def _code_targets(target: Target) -> dict[str, Any]:
 
 def _write_meta(
     build: Build,
-    exported: list[Exported],
+    programs: Mapping[str, ProgramMeta],
     storage: dict[str, list[int]],
     modules: dict[str, str],
     scratch: Path,
@@ -129,16 +131,14 @@ def _write_meta(
         architecture=build.architecture,
         target=build.target,
         dtype=build.dtype,
+        precision=build.precision,
         tvm=tvm_version(),
         page_tokens=PAGE_TOKENS,
         limits=call_limits(build.architecture),
         workspace_bytes=sum(pool.elements()),
         modules=modules,
         sha256={name: file_sha256(scratch / name) for name in modules.values()},
-        programs={
-            item.name: ProgramMeta(item.inputs, item.parameters, item.results, sum(storage[item.name]))
-            for item in exported
-        },
+        programs={name: replace(program, workspace_bytes=sum(storage[name])) for name, program in programs.items()},
     )
     (scratch / META_FILE).write_text(meta.to_json())
     for path in scratch.iterdir():
@@ -162,7 +162,9 @@ def storage_bytes(function: Any) -> list[int]:
 
 
 def _kernels(build: Build) -> Kernels:
-    return CpuKernels(build.target.level) if build.target.name == "cpu" else CudaKernels(build.dtype)
+    if build.target.name == "cpu":
+        return CpuKernels(build.target.level, build.target.features)
+    return CudaKernels(build.dtype)
 
 
 def _publish(scratch: Path, place: Path) -> None:

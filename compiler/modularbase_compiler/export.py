@@ -1,22 +1,26 @@
 """From `graph` to Relax: every program of an architecture as one function of one module, weights as parameters.
 
-Weights that only linear layers read get the target's packed layout, so a tied embedding is two parameters: by
+Kernels are requests here; which are made for them, `portable` leaves to the target. This is all that needs torch.
+Weights that only linear layers read get the family's packed layout, so a tied embedding is two parameters: by
 rows where tokens are looked up, packed where logits are made. RoPE tables are constants of the module (256 KiB).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from tvm import relax
 from tvm.relax.frontend.torch import from_exported_program
 
-from modularbase_compiler.converters import converters, packable_weights
-from modularbase_compiler.kernels import Kernels
+from modularbase_compiler.converters import converters
+from modularbase_compiler.kernels import Family
 from modularbase_compiler.limits import dimension_bounds
-from modularbase_core.device.metadata import InputMeta, ParameterMeta
+from modularbase_compiler.nodes import packable_weights, quantised_weights, table_weights
+from modularbase_compiler.portable import Graph
+from modularbase_compiler.requests import renamed, requests
+from modularbase_core.device.metadata import InputMeta, ParameterMeta, ProgramMeta
 from modularbase_core.graph.networks import Router
 from modularbase_core.graph.programs import FLOAT, Program, programs
 from modularbase_core.sdk.architecture import Architecture
@@ -24,59 +28,54 @@ from modularbase_core.sdk.architecture import Architecture
 _WRAPPERS = {"base": "base.", "pack": "pack.", "router": "network."}  # how programs name the network they wrap
 
 
-@dataclass(frozen=True, slots=True)
-class Exported:
-    """One program as a Relax function `name` of `module`, with what its caller must know."""
-
-    name: str
-    module: Any  # tvm.IRModule
-    inputs: tuple[InputMeta, ...]
-    parameters: tuple[ParameterMeta, ...]
-    results: int
-
-
-def export_programs(architecture: Architecture, kernels: Kernels, dtype: str) -> list[Exported]:
-    """Export every program of `architecture` for a target's kernels, in float32 or float16."""
+def export_graph(architecture: Architecture, family: Family, dtype: str, precision: str = "float32") -> Graph:
+    """Export every program of `architecture` for kernels of a family, computed in `dtype`, weights in `precision`."""
     bounds = dimension_bounds(architecture)
-    return [_export(program, architecture.kind, kernels, dtype, bounds) for program in programs(architecture)]
+    matrices = None if precision == "float32" else "float16"
+    exported = {
+        program.name: _export(program, architecture.kind, family, dtype, matrices, bounds)
+        for program in programs(architecture, precision)
+    }
+    modules = {name: module for name, (_, module) in exported.items()}
+    return Graph(_merge(modules), {name: meta for name, (meta, _) in exported.items()})
 
 
-def merge(exported: list[Exported]) -> Any:
-    """Join the programs' modules into one; equal kernels become one."""
+def _merge(modules: Mapping[str, Any]) -> Any:
+    """Join the programs' modules into one; equal requests become one."""
     builder = relax.BlockBuilder()
-    for program in exported:
+    for program, module in modules.items():
         names = {
             name: builder.add_func(function, name.name_hint)
-            for name, function in program.module.functions.items()
+            for name, function in module.functions.items()
             if not isinstance(function, relax.Function)
         }
-        main = _Renamer(names).visit_expr(program.module["main"])
-        builder.add_func(main.with_attr("global_symbol", program.name), program.name)
+        main = renamed(module["main"], names)
+        builder.add_func(main.with_attr("global_symbol", program), program)
     return builder.get()
 
 
-def _export(program: Program, kind: str, kernels: Kernels, dtype: str, bounds: dict[str, int]) -> Exported:
+def _export(
+    program: Program, kind: str, family: Family, dtype: str, matrices: str | None, bounds: dict[str, int]
+) -> tuple[ProgramMeta, Any]:
     module = program.module.eval().requires_grad_(False)
     if dtype == "float16":
         module = _half(module)
     examples = _examples(program, dtype, bounds)
     graph = torch.export.export(module, examples, dynamic_shapes=_dynamic(program, bounds))
-    parameters = _pack(graph, kernels.linear_layout, _WRAPPERS[kind])
+    parameters = _pack(graph, family.linear_layout, matrices, _WRAPPERS[kind])
     imported = from_exported_program(
         graph,
         keep_params_as_input=True,
         unwrap_unit_return_tuple=True,
         run_ep_decomposition=False,
-        custom_convert_map=converters(kernels),
+        custom_convert_map=converters(family, requests()),
     )
     main = imported["main"].without_attr("params")
     inputs = list(main.params[: len(program.inputs)])
     weights = {var.name: var for var in main.params[len(program.inputs) :]}
     used = [weights[name] for name in parameters]
     imported["main"] = relax.Function([*inputs, *used], main.body, main.ret_ty, main.is_pure, main.attrs)
-    return Exported(
-        program.name,
-        imported,
+    meta = ProgramMeta(
         tuple(
             InputMeta(item.name, dtype if item.dtype == FLOAT else item.dtype, item.shape, item.updated)
             for item in program.inputs
@@ -84,26 +83,36 @@ def _export(program: Program, kind: str, kernels: Kernels, dtype: str, bounds: d
         tuple(parameters.values()),
         1 + sum(item.updated for item in program.inputs),
     )
+    return meta, imported
 
 
-def _pack(graph: torch.export.ExportedProgram, layout: str, wrapper: str) -> dict[str, ParameterMeta]:
-    """Give linear weights their packed shape in the graph's state; describe the parameters that are used, by node."""
-    packable = packable_weights(graph.graph)
+def _pack(
+    graph: torch.export.ExportedProgram, layout: str, matrices: str | None, wrapper: str
+) -> dict[str, ParameterMeta]:
+    """Give weights the shape and dtype that kernels take in the graph's state; describe those that are used, by node.
+
+    matrices: dtype of those that linear layers or look-ups alone read, None for the network's own. Scales lie beside
+    their quantised values, so they are no parameters of their own.
+    """
+    packable, tables = packable_weights(graph.graph), table_weights(graph.graph)
+    bits, scales = quantised_weights(graph.graph)
     used = {node.name for node in graph.graph.find_nodes(op="placeholder") if node.users}
     parameters = {}
     for node_name, target in graph.graph_signature.inputs_to_parameters.items():
-        if node_name not in used:
+        if node_name not in used or node_name in scales:
             continue
         value = graph.state_dict[target]
-        parameters[node_name] = meta = ParameterMeta(
-            target.removeprefix(wrapper),
-            str(value.dtype).removeprefix("torch."),
-            tuple(value.shape),
-            layout if node_name in packable else "row",
-        )
-        if meta.layout != "row":
-            # the importer takes a parameter's shape from here
-            graph.state_dict[target] = torch.empty(meta.stored_shape, dtype=value.dtype)
+        dtype = str(value.dtype).removeprefix("torch.")
+        if node_name in bits:
+            form = ("uint8", f"n32q{bits[node_name]}")
+        elif node_name in packable:
+            form = (matrices or dtype, layout)
+        else:
+            form = (matrices or dtype if node_name in tables else dtype, "row")
+        parameters[node_name] = meta = ParameterMeta(target.removeprefix(wrapper), form[0], tuple(value.shape), form[1])
+        if form != (dtype, "row"):
+            # the importer takes a parameter's shape and dtype from here
+            graph.state_dict[target] = torch.empty(meta.stored_shape, dtype=getattr(torch, meta.dtype))
     return parameters
 
 
@@ -144,13 +153,3 @@ class _Upcast(torch.nn.Module):
     ) -> torch.Tensor:
         query: torch.Tensor = self.network(hidden.float(), tokens, starts, lengths)
         return query
-
-
-@relax.expr_functor.mutator
-class _Renamer(relax.PyExprMutator):  # type: ignore[misc]  # TVM ships no types
-    def __init__(self, names: dict[Any, Any]) -> None:
-        super().__init__()
-        self._names = names
-
-    def visit_global_var_(self, op: Any) -> Any:
-        return self._names.get(op, op)

@@ -8,6 +8,7 @@ import tvm
 from tvm import relax
 
 from modularbase_compiler.passes.bound_storage import BoundStorage
+from modularbase_compiler.passes.share_views import ShareViews
 
 
 def lower(module: Any, target: Any) -> Any:
@@ -56,13 +57,14 @@ def plan_memory() -> list[Any]:
         relax.transform.StaticPlanBlockMemory(),
         relax.transform.LowerAllocTensor(),
         BoundStorage(),
+        ShareViews(),
+        relax.transform.CanonicalizeBindings(),
     ]
 
 
 def to_vm() -> list[Any]:
-    """Lower to the VM's own instructions."""
+    """Lower to the VM's own instructions; nothing is killed early, as storage is planned and views are shared."""
     return [
-        relax.transform.KillAfterLastUse(),
         relax.transform.LowerRuntimeBuiltin(),
         relax.transform.ComputePrimValue(),
         relax.transform.VMShapeLower(),

@@ -10,7 +10,7 @@ import click
 from modularbase_core.cli.progress import progress_bar
 from modularbase_core.cli.question import check_question, read_question
 from modularbase_core.cli.report import json_option
-from modularbase_core.cli.settings import installed, read_settings, settings_options
+from modularbase_core.cli.settings import installed, read_settings, settings_options, threads_option
 
 
 @click.command()
@@ -41,6 +41,7 @@ from modularbase_core.cli.settings import installed, read_settings, settings_opt
     metavar="N",
     help="With --json: each token's logprob and the N (to 100) likeliest.",
 )
+@threads_option
 @click.option("--quiet", is_flag=True, help="Show the answer alone: neither packs nor progress.")
 @json_option
 @settings_options
@@ -50,6 +51,7 @@ def chat(
     system: str | None,
     session: str | None,
     files: tuple[Path, ...],
+    threads: int | None,
     quiet: bool,
     as_json: bool,
     config_file: Path | None,
@@ -66,7 +68,7 @@ def chat(
 
     if sampling["logprobs"] is not None and not as_json:
         raise click.UsageError("--logprobs needs --json; add it", click.get_current_context())
-    config = read_settings(config_file, cache_dir)
+    config = read_settings(config_file, cache_dir, threads)
     chosen = SamplingConfig(**sampling)  # type: ignore[arg-type]  # click gives each option its type
     if question is None and not (sys.stdin and sys.stdin.isatty()):
         question = read_question(config.max_prompt_bytes)

@@ -51,7 +51,7 @@ def compile_packs(
         click.secho(f"note: {fault}", dim=True, err=True)
     chosen = _chosen(packs, catalog, config.base)
     with progress_bar(quiet=quiet) as progress:
-        report = _build(chosen, machine, config.cache_dir, progress)
+        report = _build(chosen, machine, config.precisions, config.cache_dir, progress)
     if as_json:
         print_json(report)
         return
@@ -96,20 +96,24 @@ def _chosen(words: tuple[str, ...], catalog: Catalog, base_id: str | None) -> li
 
 # Any: plain JSON values
 def _build(
-    chosen: list[InstalledPack], machine: Target, cache_dir: Path, progress: Callable[[str, int, int], None]
+    chosen: list[InstalledPack],
+    machine: Target,
+    precisions: Mapping[str, str],
+    cache_dir: Path,
+    progress: Callable[[str, int, int], None],
 ) -> list[dict[str, Any]]:
-    from modularbase_core.device.artefact import Build, ensure_artefacts
-    from modularbase_core.sdk.architecture import architecture_key
+    from modularbase_core.device.artefact import ensure_artefacts
+    from modularbase_core.host.builds import plan_builds
 
-    packs: dict[str, list[str]] = {}
-    builds: dict[str, Build] = {}
-    for one in chosen:
-        architecture = one.manifest.network
-        key = architecture_key(architecture)
-        packs.setdefault(key, []).append(one.id)
-        builds[key] = Build(architecture=architecture, target=machine, dtype=machine.dtype)
-    directories = ensure_artefacts(list(builds.values()), cache_dir, progress)
+    builds = plan_builds(chosen, machine, precisions)
+    directories = ensure_artefacts(builds, cache_dir, progress)
     return [
-        {"packs": ids, "directory": str(directory), "target": machine.to_dict(), "dtype": machine.dtype}
-        for ids, directory in zip(packs.values(), directories, strict=True)
+        {
+            "packs": [one.id for one in chosen if one.manifest.network == build.architecture],
+            "directory": str(directory),
+            "target": machine.to_dict(),
+            "dtype": machine.dtype,
+            "precision": build.precision,
+        }
+        for build, directory in zip(builds, directories, strict=True)
     ]

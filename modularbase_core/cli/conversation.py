@@ -68,7 +68,10 @@ class Answer:
             plain["finish_reason"] = self.finished.reason
             plain["stop"] = self.finished.stop
             plain["prompt_tokens"] = self.finished.prompt_tokens
+            plain["shared_tokens"] = self.finished.shared_tokens
             plain["generated_tokens"] = self.finished.generated_tokens
+            plain["drafted_tokens"] = self.finished.drafted_tokens
+            plain["accepted_tokens"] = self.finished.accepted_tokens
         if tokenizer:
             plain["tokens"] = [
                 {

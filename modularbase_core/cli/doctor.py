@@ -19,14 +19,15 @@ from modularbase_core.cli.pack.list import describe_packs
 from modularbase_core.cli.plugins import describe_plugins, plugin_notes
 from modularbase_core.cli.report import json_option, print_json
 from modularbase_core.cli.settings import installed, read_settings, settings_options
-from modularbase_core.errors import ModularBaseError
+from modularbase_core.errors import TORCH_REMEDY, ModularBaseError
 
 if TYPE_CHECKING:
     from modularbase_core.config import EngineConfig
+    from modularbase_core.device.artefact import Build
     from modularbase_core.packs.catalog import Catalog
 
 RUNTIME: Final = ("modularbase", "apache-tvm", "apache-tvm-ffi", "numpy", "tokenizers")
-"""Distributions without which chat cannot run; torch compiles and trains."""
+"""Distributions without which chat cannot run; torch trains, and compiles what brings no graph."""
 LINKERS: Final = ("g++", "gcc", "clang++", "clang", "c++", "cc")
 """The programs of which the compiler takes the first that is there."""
 NVRTC: Final = {"headers": "include/cuda_fp16.h", "NVRTC": "lib/libnvrtc.so*"}
@@ -57,7 +58,12 @@ def examine(config: EngineConfig) -> dict[str, Any]:
     problems += [f"{name} is not installed; run `pip install {name}`" for name in RUNTIME if versions[name] is None]
     catalog, _ = installed(config)
     missing = _missing(config, catalog)
-    (problems if missing else notes).extend(_compiling_faults(versions["torch"] is not None, config.device, missing))
+    (problems if missing else notes).extend(
+        _compiling_faults(config.device, [build.architecture.kind for build in missing])
+    )
+    if versions["torch"] is None:
+        lacking = _without_graph(missing)
+        (problems if lacking else notes).append(_torch_fault(lacking))
     packs = describe_packs(catalog, config.base)
     if packs["problem"]:
         problems.append(packs["problem"])
@@ -111,17 +117,17 @@ def _faults(catalog: Catalog) -> dict[str, str]:
     return faults
 
 
-def _missing(config: EngineConfig, catalog: Catalog) -> list[str]:
-    """Return the kinds of network that chat has yet to compile; none where it cannot come so far."""
-    from modularbase_core.device.artefact import Build, artefact_directory, check_artefact
+def _missing(config: EngineConfig, catalog: Catalog) -> list[Build]:
+    """Return what chat has yet to compile; nothing where it cannot come so far."""
+    from modularbase_core.device.artefact import artefact_directory, check_artefact
     from modularbase_core.packs.resolve import line_up
 
     try:
-        from modularbase_core.host import architectures, target_of
+        from modularbase_core.host import plan_builds, target_of
 
-        target = target_of(config.device)
-        wanted = architectures(line_up(catalog, config.base))
-        builds = [Build(architecture=one, target=target, dtype=target.dtype) for one in wanted]
+        lineup = line_up(catalog, config.base)
+        packs = [lineup.base, lineup.router, *lineup.routable]
+        builds = plan_builds(packs, target_of(config.device), config.precisions)
         directories = [artefact_directory(build, config.cache_dir) for build in builds]
     except (ImportError, ModularBaseError):  # a distribution or pack that is not there: a problem already
         return []
@@ -130,17 +136,30 @@ def _missing(config: EngineConfig, catalog: Catalog) -> list[str]:
         try:
             check_artefact(directory)
         except ModularBaseError:
-            missing.append(build.architecture.kind)
+            missing.append(build)
     return missing
 
 
-def _compiling_faults(torch: bool, device: str, missing: list[str]) -> list[str]:
+def _without_graph(builds: list[Build]) -> list[str]:
+    """Return the kinds of network that no pack brings a graph of."""
+    from modularbase_core.device.graphs import find_graph
+
+    return [build.architecture.kind for build in builds if find_graph(build) is None]
+
+
+def _torch_fault(kinds: list[str]) -> str:
+    if kinds:
+        then = f"chat has yet to compile {len(kinds)} networks whose packs bring no graph ({', '.join(kinds)})"
+    else:
+        then = "chat can do without, training cannot, nor compiling a network whose pack brings no graph"
+    return f"torch is not installed; {then}; {TORCH_REMEDY}"
+
+
+def _compiling_faults(device: str, missing: list[str]) -> list[str]:
     then = "what is compiled runs, but nothing new can be compiled"
     if missing:
         then = f"chat has yet to compile {len(missing)} of its networks ({', '.join(missing)})"
     faults = []
-    if not torch:
-        faults.append(f"torch is not installed; {then}; run `pip install torch`")
     if not any(map(shutil.which, LINKERS)):
         faults.append(f"linking compiled code needs a C compiler; {then}; install gcc or clang")
     if device == "cuda" and (lacking := _lacking_for_cuda()):

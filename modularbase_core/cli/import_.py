@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
 
 import click
 
 from modularbase_core.cli.progress import progress_bar
 from modularbase_core.cli.report import json_option, print_json
-
-FORMS: Final = ("fp16", "int8", "fp32")
+from modularbase_core.config import FORMS
 
 
 @click.command(name="import", short_help="Take a pretrained checkpoint apart into base, router and general chat.")
@@ -19,7 +17,7 @@ FORMS: Final = ("fp16", "int8", "fp32")
 @click.option("--name", help="Id of the base, and part of the other names [default: after the checkpoint's folder].")
 @click.option("--understanding-layers", metavar="N", default=4, show_default=True, help="First layers, of the base.")
 @click.option("--fusion-layers", metavar="N", default=2, show_default=True, help="Last layers, of the base.")
-@click.option("--dtype", type=click.Choice(FORMS), default=FORMS[0], show_default=True, help="How weights are kept.")
+@click.option("--dtype", type=click.Choice(FORMS), default="fp16", show_default=True, help="How weights are kept.")
 @click.option(
     "--window", "window_tokens", metavar="N", type=int, help="Tokens in view [default: the checkpoint's, at most 4096]."
 )

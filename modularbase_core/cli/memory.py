@@ -50,6 +50,8 @@ def tell_memory(report: MemoryReport, *, as_json: bool, one_line: bool = True) -
         ("cold", cold),
         ("on disk", f"{disk}, {report.bytes_per_token:,.0f} bytes a token"),
     ]
+    if report.shared_tokens:
+        rows.append(("shared", f"{report.shared_tokens:,}, which an earlier conversation began with too"))
     if report.index_bytes:
         rows.append(("index", f"{in_bytes(report.index_bytes)} of memory"))
     click.echo("\n".join(lay_out(rows)))
@@ -71,6 +73,7 @@ def _plain(report: MemoryReport) -> dict[str, Any]:
         "limit_bytes": report.limit_bytes,
         "bytes_per_token": round(report.bytes_per_token, 1),
         "index_bytes": report.index_bytes,
+        "shared_tokens": report.shared_tokens,
         "recalled": [
             {**page._asdict(), "position": round(_share(page.token, report.tokens), 4)} for page in report.recalled
         ],

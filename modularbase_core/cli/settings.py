@@ -52,11 +52,17 @@ def settings_options(command: _Command) -> _Command:
     )(command)
 
 
-def read_settings(config_file: Path | None, cache_dir: Path | None) -> EngineConfig:
-    """Read the named settings file, or the user's own if there is one; the cache folder given here wins."""
+threads_option = click.option(
+    "--threads", metavar="N", type=click.IntRange(0, 1024), help="Of compiled code; 0 is one per physical core."
+)
+
+
+def read_settings(config_file: Path | None, cache_dir: Path | None, threads: int | None = None) -> EngineConfig:
+    """Read the named settings file, or the user's own if there is one; what is given here wins."""
     path = config_file or default_config_file()
     config = EngineConfig.read(path) if config_file or path.exists() else EngineConfig()
-    return replace(config, cache_dir=cache_dir) if cache_dir else config
+    config = replace(config, cache_dir=cache_dir) if cache_dir else config
+    return config if threads is None else replace(config, threads=threads)
 
 
 def settings_file(config_file: Path | None) -> Path:

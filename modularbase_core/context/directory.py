@@ -17,7 +17,7 @@ import lmdb
 from lmdb import verify
 
 from modularbase_core.context.record import FORMAT, seal, unseal
-from modularbase_core.errors import SessionError
+from modularbase_core.errors import SessionError, SessionInUse
 
 LOCK_FILE: Final = "lock"
 DATA_FILE: Final = "data.mdb"
@@ -39,7 +39,7 @@ def claim(directory: Path, *, create: bool) -> int:
     """Make the directory if `create`, take it for this process and return the open file that holds the claim.
 
     The claim ends when the file is closed, so with the process at the latest, however it ends.
-    Raises SessionError if the directory is missing, holds something else, cannot be written or is in use.
+    Raises SessionInUse, or SessionError if the directory is missing, holds something else or cannot be written.
     """
     try:
         if create:
@@ -64,12 +64,11 @@ def claim(directory: Path, *, create: bool) -> int:
     return file
 
 
-def _in_use(directory: Path, file: int) -> SessionError:
-    holder = os.pread(file, 32, 0).decode(errors="replace").strip()
+def _in_use(directory: Path, file: int) -> SessionInUse:
+    holder = os.pread(file, 32, 0).strip()
     os.close(file)
     # a moment after it is taken the file is still empty
-    where = "this process" if holder == str(os.getpid()) else f"another process (pid {holder or 'unknown'})"
-    return SessionError(f"session {directory.name!r} is open in {where}; close it there or use another name")
+    return SessionInUse(directory.name, int(holder) if holder.isdigit() else None)
 
 
 def open_databases(directory: Path, limit_bytes: int) -> Databases:

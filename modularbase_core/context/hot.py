@@ -37,6 +37,11 @@ class HotPages:
         for buffer, value in zip(self.buffers, (values.hidden, values.understanding, values.fusion), strict=True):
             buffer.write_row(page_id, value)
 
+    def copy_understood(self, source: int, target: int) -> None:
+        """Copy of one page to another all that does not depend on the route; what fusion holds there stays."""
+        for buffer in (self.hidden, self.understanding):
+            buffer.copy_row(source, target)
+
     @staticmethod
     def page_bytes(meta: ArtefactMeta) -> int:
         """Return the bytes of one page in all three buffers."""

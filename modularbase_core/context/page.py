@@ -102,6 +102,11 @@ class PageTable:
         self._placed.add(index)
         return replaced
 
+    def replace(self, index: int, page_id: int) -> int:
+        """Hold another page that says the same at an absolute index; return the one that was there."""
+        replaced, self._page[index] = self._page[index], page_id
+        return replaced
+
     def page(self, index: int) -> int:
         """Return the id of the page at an absolute index; it is held."""
         return self._page[index]
@@ -210,6 +215,12 @@ class PageTable:
         assert 0 <= tokens <= self.tokens, f"cannot rewind from {self.tokens} to {tokens}"
         self._recalls = [one for one in self._recalls if one[0] < max(1, tokens)]
         self.tokens = tokens
+
+    def cut(self) -> list[int]:
+        """Give up and return the pages that are attached for tokens to come."""
+        end = -(-self.tokens // PAGE_TOKENS)
+        self._reach = min(self._reach, end)
+        return [self._page.pop(index) for index in list(self._page) if index >= end]
 
     def clear(self) -> list[int]:
         """Forget the sequence; return every page it held."""

@@ -6,7 +6,7 @@ what with whom is decided in `prefix`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from modularbase_core.context.page import PageTable
 from modularbase_core.errors import BudgetError
@@ -21,6 +21,8 @@ class PagePool:
         self.page_count = page_count
         self._free = list(range(page_count - 1, -1, -1))  # a stack: the page freed last is warm and goes first
         self._holders = [0] * page_count
+        self.when_short: Callable[[int], object] = lambda missing: None
+        """Asked to free pages, with how many are missing, before they are refused."""
 
     @property
     def free_count(self) -> int:
@@ -41,6 +43,8 @@ class PagePool:
 
         Raises BudgetError if fewer are free.
         """
+        if count > len(self._free):
+            self.when_short(count - len(self._free))
         if count > len(self._free):
             raise BudgetError(
                 f"{self.name}: {count} more pages of {PAGE_TOKENS} tokens are needed but {len(self._free)} of "
@@ -65,6 +69,10 @@ class PagePool:
             if not self._holders[page]:
                 self._free.append(page)
 
+    def fits(self, table: PageTable, count: int) -> bool:
+        """Tell whether `table` holds `count` more tokens without anyone being asked to free pages."""
+        return table.pages_missing(count) <= len(self._free)
+
     def extend(self, table: PageTable, count: int) -> None:
         """Attach what `table` lacks for `count` more tokens; on BudgetError the table stays as it was."""
         table.attach(self.allocate(table.pages_missing(count)))
@@ -76,6 +84,10 @@ class PagePool:
     def trim(self, table: PageTable, start: int | None = None) -> None:
         """Take back what no token from `start` (the next one) on can see; see `PageTable.release_invisible`."""
         self.free(table.release_invisible(start))
+
+    def cut(self, table: PageTable) -> None:
+        """Take back what is attached to `table` for tokens to come: where some were taken back others may read it."""
+        self.free(table.cut())
 
     def skip(self, table: PageTable, token: int) -> None:
         """Let `table` leave the tokens up to `token` out."""

@@ -50,11 +50,13 @@ def chain(parent: bytes, tokens: Sequence[int], regime: bytes) -> bytes:
 class PrefixCache:
     """Holds at most `page_limit` pages of `pool`; the least recently used leave first, none before what follows it.
 
-    The same tokens after other routes are a page of their own, so that packs do not push each other out.
+    The same tokens after other routes are a page of their own, so that packs do not push each other out. Whoever needs
+    pages goes before it: a pool that is short takes back what nobody else holds.
     """
 
     def __init__(self, pool: PagePool, page_limit: int) -> None:
         self._pool, self._page_limit = pool, page_limit
+        pool.when_short = self.give_back
         # least recently used first; what follows a page always stands before it, so the first one is a leaf
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
         self._variants: dict[bytes, dict[bytes, None]] = {}  # name of a page: keys of its entries, one a history

@@ -1,6 +1,6 @@
 """Artefacts in the cache: their content key, their checks, and the child process that builds a missing one.
 
-The compiler is never imported here: it imports torch and all of TVM, a chat imports neither. It is run as
+The compiler is never imported here: it imports all of TVM and perhaps torch, a chat imports neither. It is run as
 `python -m modularbase_compiler`, tells its progress in JSON lines, and renames what it built into place.
 """
 
@@ -16,9 +16,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -35,15 +35,21 @@ Progress = Callable[[str, int, int], None]
 COMPILER: Final = "modularbase_compiler"
 BUILDING_PREFIX: Final = ".building-"
 
+_DEFAULTS: Final = {"base": "float16", "pack": "int8"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Build:
-    """What to compile: one architecture for one target. `dtype` and `quantisation` are those of the weights."""
+    """What to compile: one architecture for one target. dtype: of what is computed; precision: of the weights.
+
+    graphs: folders of portable graphs, of which one may spare torch; the compiled bytes do not depend on them.
+    """
 
     architecture: Architecture
     target: Target
     dtype: str
-    quantisation: str = "none"
+    precision: str = "float32"
+    graphs: tuple[Path, ...] = field(default=(), compare=False)
 
     @property
     def key(self) -> str:
@@ -52,21 +58,27 @@ class Build:
             "architecture": architecture_to_dict(self.architecture),
             "target": self.target.to_dict(),
             "dtype": self.dtype,
-            "quantisation": self.quantisation,
+            "precision": self.precision,
             "tvm": tvm_version(),
             "sources": source_digest(),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def ensure_artefact(
-    architecture: Architecture, target: Target, dtype: str, cache_dir: Path, progress: Progress | None = None
-) -> Path:
-    """Return the directory of the artefact of `architecture`, built first where the cache lacks it.
+def plan_build(
+    architecture: Architecture, target: Target, precisions: Mapping[str, str], graphs: Iterable[Path] = ()
+) -> Build:
+    """Choose how a network is built; `precisions` is by the architecture's kind ("base", "pack"), "auto" is ours.
 
-    Raises ArtefactError when it cannot be built or written.
+    Ours: on the CPU a base in float16 and packs in int8. A router stays in float32, and a GPU computes in float16.
+    Raises ArtefactError for a precision that the target has no kernels for.
     """
-    return ensure_artefacts([Build(architecture=architecture, target=target, dtype=dtype)], cache_dir, progress)[0]
+    wanted = precisions.get(architecture.kind, "float32")
+    if wanted == "auto":
+        wanted = _DEFAULTS[architecture.kind] if target.name == "cpu" else target.dtype
+    if target.name != "cpu" and architecture.kind != "router" and wanted != target.dtype:
+        raise ArtefactError(f"{target.name} has kernels for {target.dtype} alone, not for {wanted}; use precision auto")
+    return Build(architecture=architecture, target=target, dtype=target.dtype, precision=wanted, graphs=tuple(graphs))
 
 
 def ensure_artefacts(builds: Sequence[Build], cache_dir: Path, progress: Progress | None = None) -> list[Path]:
@@ -74,7 +86,7 @@ def ensure_artefacts(builds: Sequence[Build], cache_dir: Path, progress: Progres
     directories = [artefact_directory(build, cache_dir) for build in builds]
     missing = {path: build for build, path in zip(builds, directories, strict=True) if not _is_sound(path)}
     if missing:
-        _run_compiler(list(missing.values()), cache_dir, progress)
+        run_compiler(list(missing.values()), artefacts_directory(cache_dir), progress)
         for path in missing:
             check_artefact(path)
     return directories
@@ -141,11 +153,16 @@ def tvm_version() -> str:
 def source_digest() -> str:
     """Hash the sources that decide what is compiled: the networks and the compiler."""
     core = Path(__file__).parents[1]
+    sources = [core / "sdk" / "architecture.py", core / "device" / "metadata.py"]
+    return digest_sources([*sources, *python_files(core / "graph"), *python_files(compiler_directory())])
+
+
+def compiler_directory() -> Path:
+    """Return where the compiler is installed, without importing it; raises ArtefactError where it is not."""
     spec = importlib.util.find_spec(COMPILER)
     if spec is None or spec.origin is None:
         raise ArtefactError(f"{COMPILER} is not installed beside modularbase_core; install modularbase again")
-    sources = [core / "sdk" / "architecture.py", core / "device" / "metadata.py"]
-    return digest_sources([*sources, *_python_files(core / "graph"), *_python_files(Path(spec.origin).parent)])
+    return Path(spec.origin).parent
 
 
 def digest_sources(paths: Iterable[Path]) -> str:
@@ -156,7 +173,8 @@ def digest_sources(paths: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def _python_files(folder: Path) -> list[Path]:
+def python_files(folder: Path) -> list[Path]:
+    """List a folder's sources in an order of their own."""
     return sorted(folder.rglob("*.py"))
 
 
@@ -170,14 +188,15 @@ def _is_sound(directory: Path) -> bool:
     return True
 
 
-def _run_compiler(builds: Sequence[Build], cache_dir: Path, progress: Progress | None) -> None:
-    _check_writable(artefacts_directory(cache_dir))
+def run_compiler(builds: Sequence[Build], folder: Path, progress: Progress | None, *options: str) -> None:
+    """Build in a child process, into `folder`; raises ArtefactError with what stopped it."""
+    _check_writable(folder)
     with tempfile.TemporaryDirectory(prefix="modularbase-") as scratch:
         request = Path(scratch, "request.json")
         request.write_text(json.dumps({"builds": [_build_to_dict(build) for build in builds]}))
-        command = [sys.executable, "-m", COMPILER, "--request", str(request), "--json"]
+        command = [sys.executable, "-m", COMPILER, "--request", str(request), "--json", *options]
         # it ends when its input does, so that nothing builds on for a parent that was killed
-        command += ["--out", str(artefacts_directory(cache_dir)), "--until-input-ends"]
+        command += ["--out", str(folder), "--until-input-ends"]
         # the child needs the whole compiler, even where this process asked for TVM's runtime alone
         environment = {name: value for name, value in os.environ.items() if name != "TVM_USE_RUNTIME_LIB"}
         with Path(scratch, "stderr").open("w+") as stderr:
@@ -188,8 +207,8 @@ def _run_compiler(builds: Sequence[Build], cache_dir: Path, progress: Progress |
             stderr.seek(0)
             last = ([line for line in stderr.read().splitlines() if line.strip()] or ["it said nothing"])[-1]
     if child.returncode:
-        _sweep(artefacts_directory(cache_dir), child.pid)
-        raise ArtefactError(failure or _last_words(child.returncode, last.strip(), cache_dir))
+        _sweep(folder, child.pid)
+        raise ArtefactError(failure or _last_words(child.returncode, last.strip(), folder))
 
 
 def _sweep(folder: Path, builder: int) -> None:
@@ -198,14 +217,12 @@ def _sweep(folder: Path, builder: int) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _last_words(code: int, last: str, cache_dir: Path) -> str:
+def _last_words(code: int, last: str, folder: Path) -> str:
     if "IO failure" in last or "No space left" in last:
-        return f"the compiler cannot write ({last}); free space in {cache_dir} and in the temporary folder"
+        return f"the compiler cannot write ({last}); free space in {folder} and in the temporary folder"
     if code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
         return f"the compiler was ended by signal {name}; see that there is memory enough, and run again"
-    if "No module named 'torch'" in last:
-        return "compiling needs torch, which is not installed; run `pip install torch`"
     return f"the compiler failed with exit code {code}: {last}"
 
 
@@ -248,5 +265,6 @@ def _build_to_dict(build: Build) -> dict[str, object]:
         "architecture": architecture_to_dict(build.architecture),
         "target": build.target.to_dict(),
         "dtype": build.dtype,
-        "quantisation": build.quantisation,
+        "precision": build.precision,
+        "graphs": [str(folder) for folder in build.graphs],
     }

@@ -10,16 +10,24 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modularbase_core.device.artefact import digest_sources
 from modularbase_core.device.executable import BoundProgram, Device, Executable
-from modularbase_core.device.metadata import ArtefactMeta, ParameterMeta
+from modularbase_core.device.groups import Floats, quantise_groups
+from modularbase_core.device.metadata import (
+    QUANTISED_LAYOUTS,
+    ArtefactMeta,
+    ParameterMeta,
+    group_bytes,
+    zero_point,
+)
 from modularbase_core.device.region import Bytes, Form, Region, form_bytes
-
-Floats = NDArray[np.float32]
+from modularbase_core.device.weights import WeightsFile, in_blocks
+from modularbase_core.sdk.parameters import QUANTISATION_GROUP
 
 
 def planned_bytes(meta: ArtefactMeta) -> int:
@@ -31,35 +39,66 @@ def layout_id(meta: ArtefactMeta) -> str:
     """Name how `lay_out` orders, arranges and types the weights of `meta`: 64 hex digits."""
     # the sources count too, so that a change of an arrangement never meets files of the one before
     folder = Path(__file__).parent
-    sources = digest_sources([Path(__file__), folder / "region.py", folder / "weights.py"])
+    sources = digest_sources([Path(__file__), folder / "region.py", folder / "groups.py", folder / "weights.py"])
     tensors = [[item.name, item.layout, item.dtype, item.stored_shape] for item in _distinct(meta).values()]
     return hashlib.sha256(json.dumps([sources, tensors]).encode()).hexdigest()
 
 
-def lay_out(meta: ArtefactMeta, weights: dict[str, Floats]) -> Bytes:
-    """Return float32 `weights`, by state_dict name, as the bytes of `meta`'s tensors; empties `weights`."""
-    out = np.zeros(planned_bytes(meta), np.uint8)
-    wanted, offset = _distinct(meta), 0
-    last = dict(wanted.keys())  # of a tensor that is stored in two layouts
-    for (name, layout), parameter in wanted.items():
-        values = arrange(weights[name], layout).astype(parameter.dtype, copy=False)
-        out[offset : offset + values.nbytes] = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+def lay_out(meta: ArtefactMeta, weights: Mapping[str, Floats]) -> Bytes:
+    """Return float32 `weights`, by state_dict name, as the bytes of `meta`'s tensors.
+
+    Goes from some rows to the next, so of a file hardly more than the result is ever in memory: an embedding of 152,000
+    tokens is half of a base, and as float32 twice the base in int8.
+    """
+    out, offset = np.zeros(planned_bytes(meta), np.uint8), 0
+    places: dict[str, list[tuple[int, ParameterMeta]]] = {}
+    for (name, _), parameter in _distinct(meta).items():
+        places.setdefault(name, []).append((offset, parameter))
         offset += form_bytes(_form(parameter))
-        if last[name] == layout:
-            del weights[name]  # so that no more than one copy of the weights is ever resident
+    for name, those in places.items():
+        for rows in in_blocks(those[0][1].shape):
+            values = weights.rows(name, rows) if isinstance(weights, WeightsFile) else weights[name][rows]
+            those = [(_put(out, offset, values, parameter), parameter) for offset, parameter in those]
     return out
 
 
-def arrange(values: Floats, layout: str) -> Floats:
-    """Lay a row-major array out as the kernels read it; see `ParameterMeta.layout`."""
+def _put(out: Bytes, offset: int, values: Floats, parameter: ParameterMeta) -> int:
+    """Arrange some rows of a weight, whole blocks of 32 but for the last, and return where the next ones go."""
+    if parameter.layout not in QUANTISED_LAYOUTS:
+        values = values.astype(parameter.dtype, copy=False)
+    arranged = np.ascontiguousarray(arrange(values, parameter.layout))
+    out[offset : offset + arranged.nbytes] = arranged.reshape(-1).view(np.uint8)
+    return offset + arranged.nbytes
+
+
+def arrange(values: NDArray[Any], layout: str) -> NDArray[Any]:
+    """Lay a row-major array out as the kernels read it; see `ParameterMeta.layout`.
+
+    Quantised, a block of 32 rows holds group after group of 32 columns: unsigned bytes, four columns of a row side by
+    side, 16 rows a vector of 64 bytes, then the 32 rows' scales in float16. Of int4 a byte holds column c of the group
+    in its low half and c + 16 in its high half.
+    """
     if layout == "row":
         return values
-    assert layout == "n32k", f"unknown layout {layout!r}"
+    if values.ndim == 3:  # of experts, one after the other
+        return np.concatenate([arrange(one, layout) for one in values])
     rows, columns = values.shape
     blocks = -(-rows // 32)
     if rows != blocks * 32:
         values = np.concatenate([values, np.zeros((blocks * 32 - rows, columns), values.dtype)])
-    return np.ascontiguousarray(values.reshape(blocks, 32, columns).transpose(0, 2, 1))
+    if layout == "n32k":
+        return np.ascontiguousarray(values.reshape(blocks, 32, columns).transpose(0, 2, 1))
+    bits, groups = QUANTISED_LAYOUTS[layout], columns // QUANTISATION_GROUP
+    out = np.empty((blocks, groups, group_bytes(bits)), np.uint8)
+    for block in range(blocks):  # one by one, so that a large head needs no copy of itself
+        whole, scale = quantise_groups(values[block * 32 : block * 32 + 32], bits)
+        unsigned = (whole.astype(np.int16) + zero_point(bits)).astype(np.uint8)
+        # half of the rows, row, group, step of 4 columns, column -> group, step, half, row, column
+        steps = unsigned.reshape(2, 16, groups, 8, 4).transpose(2, 3, 0, 1, 4)
+        packed = steps if bits == 8 else steps[:, :4] | (steps[:, 4:] << 4)
+        out[block, :, :-64] = packed.reshape(groups, -1)
+        out[block, :, -64:] = np.ascontiguousarray(scale.T).view(np.uint8)
+    return out
 
 
 class PlacedWeights:
@@ -78,7 +117,7 @@ class PlacedWeights:
 
     def fill(self, weights: Mapping[str, Floats] | Bytes) -> None:
         """Copy weights in: float32 by state_dict name, or bytes as `lay_out` made them."""
-        self._region.fill(lay_out(self.executable.meta, dict(weights)) if isinstance(weights, Mapping) else weights)
+        self._region.fill(lay_out(self.executable.meta, weights) if isinstance(weights, Mapping) else weights)
 
     def bind(self, program: str) -> BoundProgram:
         """Join a program with these weights."""

@@ -20,9 +20,10 @@ import numpy as np
 from modularbase_core.device.layouts import lay_out, layout_id, planned_bytes
 from modularbase_core.device.metadata import ArtefactMeta
 from modularbase_core.device.region import Bytes
-from modularbase_core.device.weights import read_weights
+from modularbase_core.device.weights import WeightsFile
 from modularbase_core.errors import WeightsError
 from modularbase_core.sdk.files import file_sha256, write_atomically
+from modularbase_core.sdk.parameters import parameter_shapes
 
 HEADER_BYTES: Final = 4096
 """A page, so that the weights behind it are aligned as the mapping is."""
@@ -55,7 +56,7 @@ class RepackedWeights:
         """
         source = _source(path)
         if digest is None or source is None:
-            return lay_out(meta, read_weights(path, meta.architecture))
+            return lay_out(meta, _opened(path, meta))
         name = self._name(digest, meta)
         with self._lock:
             held = self._held.get(name)
@@ -85,10 +86,10 @@ class RepackedWeights:
         if body is not None and source in known:
             return body
         if _digest(path) != digest:
-            read_weights(path, meta.architecture)  # which tells more of a file that is cut short or of another kind
+            _opened(path, meta).check_values()  # which tells more of a file that is cut short or of another kind
             raise WeightsError(f"{path} is not the file that its manifest names (SHA-256); install the pack again")
         if body is None:
-            made = lay_out(meta, read_weights(path, meta.architecture))
+            made = lay_out(meta, _opened(path, meta))
             if _source(path) != source:
                 raise WeightsError(f"{path} was changed while it was read; try again")
             body = self._write(name, made)
@@ -147,6 +148,10 @@ class RepackedWeights:
 
     def _file(self, name: str) -> Path:
         return self._folder / f"{name}.weights"
+
+
+def _opened(path: Path, meta: ArtefactMeta) -> WeightsFile:
+    return WeightsFile(path, parameter_shapes(meta.architecture))
 
 
 def _source(path: Path) -> tuple[str, int, int] | None:

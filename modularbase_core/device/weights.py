@@ -1,7 +1,7 @@
 """Weight files: safetensors in the portable form, to float32 arrays and back.
 
-Portable form: row-major F32, F16, or I8 beside `<name>.scale` F16, symmetric, one scale for 32 values along the
-last axis. The kernels' own layouts are made from these arrays elsewhere.
+Portable form: row-major F32, F16, or I8 or U8 (two values a byte) beside `<name>.scale` F16, one scale for 32 values
+along the last axis, see `groups`. The kernels' own layouts are made from these arrays elsewhere.
 """
 
 from __future__ import annotations
@@ -12,11 +12,19 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from types import EllipsisType
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from modularbase_core.device.groups import (
+    Floats,
+    dequantise_groups,
+    dequantise_int4,
+    pack_int4,
+    quantise_groups,
+)
 from modularbase_core.errors import WeightsError
 from modularbase_core.sdk.architecture import Architecture
 from modularbase_core.sdk.files import write_atomically
@@ -28,15 +36,22 @@ from modularbase_core.sdk.parameters import (
     parameter_shapes,
     routing_shapes,
 )
-from modularbase_core.sdk.tensorfile import SCALE_SUFFIX, Entry, check_shapes, read_header, read_metadata
+from modularbase_core.sdk.precision import stored_dtype
+from modularbase_core.sdk.tensorfile import SCALE_SUFFIX, WITH_SCALES, Entry, check_shapes, read_header, read_metadata
 
-Floats = NDArray[np.float32]
 Stored = tuple[np.dtype[Any], Shape]
-"""How a tensor lies in a file."""
+"""How a tensor lies in a file: its items."""
+Rows = slice | EllipsisType
 
 _ALIGNMENT: Final = 64  # bytes; TVM takes no tensor that is less aligned
-_DTYPES: Final[dict[str, np.dtype[Any]]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "I8": np.dtype("i1")}
+_DTYPES: Final[dict[str, np.dtype[Any]]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "I8": np.dtype("i1"),
+    "U8": np.dtype("u1"),
+}
 _FLOAT16_MAX: Final = 65504.0
+_AT_ONCE: Final = 1 << 20
 
 
 def read_weights(path: Path, architecture: Architecture) -> dict[str, Floats]:
@@ -91,45 +106,95 @@ def read_tensors(
     optional: Mapping[str, tuple[int | None, ...]] | None = None,
 ) -> dict[str, Floats]:
     """Read exactly the `expected` tensors as float32, and those of `optional` that are there; None is any size."""
-    entries = read_header(path)
-    expected = {**expected, **{name: shape for name, shape in (optional or {}).items() if name in entries}}
-    check_shapes(path, entries, expected)
-    try:
-        stored = np.memmap(path, dtype=np.uint8, mode="r")
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
-    tensors = {}
-    for name in expected:
-        values = _view(stored, entries[name])
-        if entries[name].dtype == "I8":
-            tensors[name] = _dequantise(values, _view(stored, entries[name + SCALE_SUFFIX]))
+    return dict(WeightsFile(path, expected, optional=optional))
+
+
+class WeightsFile(Mapping[str, Floats]):
+    """The tensors of a file by name, each read as float32 whenever it or some of its rows are asked for, and not kept.
+
+    Takes what `read_tensors` takes. Header and shapes are checked when it is made, values as they are read; either
+    raises WeightsError.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        expected: Mapping[str, tuple[int | None, ...]],
+        *,
+        optional: Mapping[str, tuple[int | None, ...]] | None = None,
+    ) -> None:
+        self._path, self._entries = path, read_header(path)
+        there = {name: shape for name, shape in (optional or {}).items() if name in self._entries}
+        self._expected = {**expected, **there}
+        check_shapes(path, self._entries, self._expected)
+        try:
+            self._stored = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
+        except OSError as error:
+            raise WeightsError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+
+    def __getitem__(self, name: str) -> Floats:
+        if name not in self._expected:
+            raise KeyError(name)
+        return self.rows(name, ...)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._expected)
+
+    def __len__(self) -> int:
+        return len(self._expected)
+
+    def check_values(self) -> None:
+        """Read every tensor once; raises WeightsError at the first that is not finite."""
+        for name in self:
+            for rows in in_blocks(self._entries[name].values_shape):
+                self.rows(name, rows)
+
+    def rows(self, name: str, rows: Rows) -> Floats:
+        """Read some rows of the first axis of a tensor; ... is all of it."""
+        entry = self._entries[name]
+        values = _view(self._stored, entry)
+        if entry.dtype in WITH_SCALES:
+            scale = _view(self._stored, self._entries[name + SCALE_SUFFIX])
+            dequantise = dequantise_int4 if entry.dtype == "U8" else dequantise_groups
+            # a row of a vector is one value, and a scale is for 32
+            values = dequantise(values[rows], scale[rows]) if values.ndim > 1 else dequantise(values, scale)[rows]
         else:
-            tensors[name] = values.astype(np.float32)
-        if not np.isfinite(tensors[name]).all():
-            raise WeightsError(f"{path}: {name!r} holds values that are not finite; train or export it again")
-    return tensors
+            values = values[rows].astype(np.float32)
+        if not np.isfinite(values).all():
+            raise WeightsError(f"{self._path}: {name!r} holds values that are not finite; train or export it again")
+        return values
+
+
+def in_blocks(shape: Shape) -> Iterator[Rows]:
+    """Yield slices of the first axis that are 4 MiB of float32 or the least multiple of 32 rows, but for the last."""
+    if not shape:
+        yield ...
+        return
+    count = max(1, _AT_ONCE // max(1, prod(shape[1:])) // 32) * 32
+    for first in range(0, shape[0], count):
+        yield slice(first, first + count)
 
 
 def write_weights(
-    path: Path, tensors: Mapping[str, Floats], *, quantise: bool = True, metadata: Mapping[str, str] | None = None
+    path: Path, tensors: Mapping[str, Floats], *, form: str = "int8", metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write float32 `tensors` atomically; read them back with `read_weights`.
 
-    With `quantise`, matrices whose last axis is a multiple of 32 become int8 with a scale for 32 values (error at
-    most half a scale), the rest float16; without, all stay float32. metadata: text for
-    the file's header. Raises WeightsError on values not finite.
+    form: fp32, fp16, int8 or int4, see `precision.stored_dtype`; but for fp32, what is no integer is float16 (the error
+    of int8 is at most half a scale). metadata: text for the file's header. Raises WeightsError on values not finite.
     """
     stored: dict[str, NDArray[Any]] = {}
     for name, values in tensors.items():
         if not np.isfinite(values).all():
             raise WeightsError(f"{name!r} holds values that are not finite, so {path} is not written; lower the rate")
         # beyond float16's range nothing is rounded away
-        if not quantise or np.abs(values).max(initial=0.0) > _FLOAT16_MAX:
-            stored[name] = np.ascontiguousarray(values, np.dtype("<f4"))
-        elif values.ndim >= 2 and values.size and values.shape[-1] % QUANTISATION_GROUP == 0:
-            stored[name], stored[name + SCALE_SUFFIX] = _quantise(values)
+        dtype = stored_dtype(name, values.shape, form)
+        if np.abs(values).max(initial=0.0) > _FLOAT16_MAX:
+            dtype = "F32"
+        if dtype in WITH_SCALES:
+            stored[name], stored[name + SCALE_SUFFIX] = _quantised(values, dtype)
         else:
-            stored[name] = np.ascontiguousarray(values, np.dtype("<f2"))
+            stored[name] = np.ascontiguousarray(values, _DTYPES[dtype])
     try:
         write_atomically(path, _file_chunks(stored, metadata or {}))
     except OSError as error:
@@ -146,17 +211,17 @@ def stream_weights(
 ) -> None:
     """Write tensors atomically as `write_weights` does, a few rows at a time, so that none is in memory whole.
 
-    rows: yields a tensor's values in order, some rows of its first axis at a time. form: fp32, fp16 or int8, which
-    leaves matrices of odd width and the `exact` ones float16; vectors stay float32. Raises WeightsError on values that
-    are not finite or beyond float16.
+    rows: yields a tensor's values in order, some rows of its first axis at a time. form: as there, but the `exact`
+    matrices are never integers, and vectors stay float32. Raises WeightsError on values that are not finite or beyond
+    float16.
     """
-    forms = {name: _form(shape, "fp16" if form == "int8" and name in exact else form) for name, shape in shapes.items()}
-    units: dict[str, dict[str, Stored]] = {}
-    for name, dtype in forms.items():
-        units[name] = {name: (dtype, shapes[name])}
-        if dtype == _DTYPES["I8"]:
-            *outer, last = shapes[name]
-            units[name][name + SCALE_SUFFIX] = (_DTYPES["F16"], (*outer, last // QUANTISATION_GROUP))
+    dtypes = {
+        name: stored_dtype(name, shape, "fp16" if name in exact and form != "fp32" else form)
+        if len(shape) > 1
+        else "F32"
+        for name, shape in shapes.items()
+    }
+    units = {name: _units(name, dtype, shapes[name]) for name, dtype in dtypes.items()}
     # what pushes the next tensor off its alignment comes last
     order = sorted(shapes, key=lambda name: any(_bytes(one) % _ALIGNMENT for one in units[name].values()))
     header = _header({key: one for name in order for key, one in units[name].items()}, {})
@@ -164,7 +229,7 @@ def stream_weights(
     def chunks() -> Iterator[bytes | memoryview]:
         yield header
         for name in order:
-            yield from _streamed(name, forms[name], shapes[name], rows(name))
+            yield from _streamed(name, dtypes[name], shapes[name], rows(name))
 
     try:
         write_atomically(path, chunks())
@@ -172,53 +237,48 @@ def stream_weights(
         raise WeightsError(f"{path} cannot be written ({error.strerror}); free space or write elsewhere") from error
 
 
-def _streamed(name: str, dtype: np.dtype[Any], shape: Shape, rows: Iterable[Floats]) -> Iterator[bytes]:
+def _streamed(name: str, dtype: str, shape: Shape, rows: Iterable[Floats]) -> Iterator[bytes]:
     scales: list[bytes] = []
     left = prod(shape)
     for values in rows:
         left -= values.size
         if not np.isfinite(values).all():
             raise WeightsError(f"{name!r} holds values that are not finite, so nothing is written; use sound weights")
-        if dtype != _DTYPES["F32"] and np.abs(values).max(initial=0.0) > _FLOAT16_MAX:
+        if dtype != "F32" and np.abs(values).max(initial=0.0) > _FLOAT16_MAX:
             raise WeightsError(f"{name!r} holds values beyond float16, so nothing is written; store it as fp32")
-        if dtype == _DTYPES["I8"]:
-            quantised, scale = _quantise(values)
+        if dtype in WITH_SCALES:
+            quantised, scale = _quantised(values, dtype)
             scales.append(scale.tobytes())
             yield quantised.tobytes()
         else:
-            yield np.ascontiguousarray(values, dtype).tobytes()
+            yield np.ascontiguousarray(values, _DTYPES[dtype]).tobytes()
     assert not left, f"{name} lacks {left} values"
     yield from scales
 
 
-def _form(shape: Shape, form: str) -> np.dtype[Any]:
-    if len(shape) < 2 or form == "fp32":
-        return _DTYPES["F32"]
-    assert form in ("fp16", "int8"), form
-    return _DTYPES["I8" if form == "int8" and shape[-1] % QUANTISATION_GROUP == 0 else "F16"]
+def _units(name: str, dtype: str, shape: Shape) -> dict[str, Stored]:
+    """Tell how a tensor of `shape` lies in the file, with its scales if it has some."""
+    if dtype not in WITH_SCALES:
+        return {name: (_DTYPES[dtype], shape)}
+    *outer, last = shape
+    items = last // 2 if dtype == "U8" else last
+    return {
+        name: (_DTYPES[dtype], (*outer, items)),
+        name + SCALE_SUFFIX: (_DTYPES["F16"], (*outer, last // QUANTISATION_GROUP)),
+    }
+
+
+def _quantised(values: Floats, dtype: str) -> tuple[NDArray[Any], NDArray[np.float16]]:
+    if dtype == "I8":
+        return quantise_groups(values)
+    whole, scale = quantise_groups(values, 4)
+    return pack_int4(whole), scale
 
 
 def _view(stored: NDArray[np.uint8], entry: Entry) -> NDArray[Any]:
+    """View a tensor where it lies, which need not be aligned."""
     raw = stored[entry.offset : entry.offset + entry.size_bytes]
-    if entry.offset % _DTYPES[entry.dtype].alignment:
-        raw = raw.copy()
     return raw.view(_DTYPES[entry.dtype]).reshape(entry.shape)
-
-
-def _dequantise(values: NDArray[np.int8], scale: NDArray[np.float16]) -> Floats:
-    groups = values.reshape(*scale.shape, QUANTISATION_GROUP).astype(np.float32)
-    groups *= scale.astype(np.float32)[..., None]
-    return groups.reshape(values.shape)
-
-
-def _quantise(values: Floats) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
-    groups = values.reshape(*values.shape[:-1], -1, QUANTISATION_GROUP).astype(np.float32)
-    exact = np.abs(groups).max(-1) / 127
-    scale = exact.astype(np.float16)
-    # rounded up, so that no value leaves -127..127 and the error stays within half a scale
-    scale = np.where(scale.astype(np.float32) < exact, np.nextafter(scale, np.float16(np.inf)), scale)
-    divisor = np.where(scale == 0, np.float32(1), scale.astype(np.float32))
-    return np.rint(groups / divisor[..., None]).astype(np.int8).reshape(values.shape), scale.astype("<f2")
 
 
 def _file_chunks(stored: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> list[bytes | memoryview]:

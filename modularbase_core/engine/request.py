@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from modularbase_core.text.stream import TextStream
+from modularbase_core.turn.draft import Ahead
 from modularbase_core.turn.experts import PlacedPack
 from modularbase_core.turn.sample import Sampler, SamplingConfig
 from modularbase_core.turn.sequence import Sequence
@@ -34,15 +35,17 @@ class Request:
 class Running:
     """A request under way.
 
-    token_id: the last one sampled, told but not in the caches; -1 while there is none. start: tokens of the
-    sequence before this turn, kept: what was pending then. unread: of a long turn, what is still to be read before the
-    rest is understood and routed. before: the packs of the turn before. unloadable: packs that could not be brought in
-    for it. since: when it began, by the performance counter. error: what ended it, for its own caller alone.
+    ahead: what was computed of tokens that may come. token_id: the last one sampled, told but not in the caches; -1
+    while there is none. start: tokens of the sequence before this turn, kept: what was pending then. unread: of a
+    long turn, what is still to be read before the rest is understood and routed. before: the packs of the turn
+    before. unloadable: packs that could not be brought in for it. since: when it began, by the performance counter.
+    error: what ended it, for its own caller alone.
     """
 
     request: Request
     sampler: Sampler
     stream: TextStream
+    ahead: Ahead
     events: deque[Event] = field(default_factory=deque)
     holds: ExitStack = field(default_factory=ExitStack)
     placed: dict[str, PlacedPack] = field(default_factory=dict)

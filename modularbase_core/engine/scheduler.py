@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from modularbase_core.engine.advance import advance
 from modularbase_core.engine.request import Request, Running
 from modularbase_core.errors import InputError, PackUnloadable
 from modularbase_core.packs.hooks import Hooks
@@ -24,6 +25,7 @@ from modularbase_core.sdk.events import TurnFinished
 from modularbase_core.text.stream import TextStream
 from modularbase_core.text.tokenizer import Tokenizer
 from modularbase_core.turn.decode import Decoding
+from modularbase_core.turn.draft import Ahead
 from modularbase_core.turn.experts import PlacedPack
 from modularbase_core.turn.route import Routes, force, stand_in, trim
 from modularbase_core.turn.sample import PENALISED_TOKENS, Sampler
@@ -46,13 +48,14 @@ class Engine:
         fallback: str,
         max_running: int,
         max_tokens: int,
+        draft_tokens: int = 0,
         hooks: Hooks | None = None,
         prefetcher: Prefetcher | None = None,
     ) -> None:
         self.prefetcher = prefetcher
         self.understanding, self.routes, self.slots, self.decoding = understanding, routes, slots, decoding
         self._tokenizer, self._fallback, self._hooks = tokenizer, fallback, hooks
-        self._max_running, self.max_tokens = max_running, max_tokens
+        self._max_running, self.max_tokens, self._draft_tokens = max_running, max_tokens, draft_tokens
         self._stops = tokenizer.controls.stops
         self._waiting: deque[Running] = deque()
         self._running: list[Running] = []
@@ -67,7 +70,9 @@ class Engine:
                 "shorten it or raise hot_tokens"
             )
         seen = [*request.sequence.seen, *self._content(request.token_ids)]
-        running = Running(request, Sampler(request.sampling, seen), TextStream(request.sampling.stop))
+        sampling = request.sampling
+        ahead = Ahead(self._draft_tokens, [*self._stops, *sampling.stop_token_ids])
+        running = Running(request, Sampler(sampling, seen), TextStream(sampling.stop), ahead)
         self._waiting.append(running)
         self._wish(request.packs)
         return running
@@ -81,11 +86,8 @@ class Engine:
         if not self._running:
             return
         batch = self._running
-        placed = {pack_id: pack for one in batch for pack_id, pack in one.placed.items()}
         try:
-            logits = self.decoding.step(
-                [one.request.sequence for one in batch], [one.token_id for one in batch], placed
-            )
+            logits = advance(self.decoding, batch)
         except BaseException as error:
             self._running = []
             for one in batch:
@@ -202,25 +204,33 @@ class Engine:
         if sequence.stretch(len(whole)) < len(whole):
             last = (one.start + len(whole) - 1) // block * block
             one.unread = whole[: last - one.start]
+        self.decoding.sharing.adopt(sequence, whole)
+        del one.unread[: sequence.table.tokens - one.start]
 
     def read(self, sequence: Sequence, token_ids: Sequence_[int]) -> Iterator[int]:
         """Take tokens in without an answer, block by block, through general chat; yield how many are through.
 
-        What is pending comes first. Where it is left, or fails, the sequence stands at the end of a block.
+        What is pending comes first, and stays pending where its block fails. Where it is left, or fails, the sequence
+        stands at the end of a block.
         """
-        token_ids = [*sequence.pending, *token_ids]
-        sequence.pending.clear()
-        first = sequence.table.tokens
+        kept, first = tuple(sequence.pending), sequence.table.tokens
+        token_ids = [*kept, *token_ids]
+        self.decoding.sharing.adopt(sequence, token_ids)
+        sequence.seen.extend(self._content(token_ids[: sequence.table.tokens - first]))
         while (done := sequence.table.tokens - first) < len(token_ids):
-            self._read_block(sequence, token_ids[done:], (self._fallback,))
+            try:
+                self._read_block(sequence, token_ids[done:], (self._fallback,))
+            finally:
+                sequence.pending[:] = kept[sequence.table.tokens - first :]
             yield sequence.table.tokens - first
 
     def _read(self, one: Running) -> None:
         """Read the next block of a long turn; others that run go on between two of them."""
-        one.has_read = True
-        one.request.sequence.pending.clear()
+        sequence = one.request.sequence
         packs = one.request.packs if one.request.packs and self.slots.can_hold(one.request.packs) else (self._fallback,)
-        del one.unread[: self._read_block(one.request.sequence, one.unread, packs)]
+        del one.unread[: self._read_block(sequence, one.unread, packs)]
+        one.has_read = True
+        sequence.pending[:] = one.kept[sequence.table.tokens - one.start :]
         self._foresee(one)
 
     def _read_block(self, sequence: Sequence, token_ids: Sequence_[int], packs: Sequence_[str]) -> int:
@@ -236,7 +246,7 @@ class Engine:
                 self.understanding.ingest(sequence, token_ids[:count])
                 self.decoding.prefill(sequence, placed)
         except BaseException:
-            sequence.rewind(sequence.fused)
+            self.decoding.sharing.rewind(sequence, sequence.fused)
             raise
         sequence.seen.extend(self._content(token_ids[:count]))
         return count
@@ -245,7 +255,9 @@ class Engine:
         """Return the message of a turn as far as it is hot when `token` comes: where it begins, and its tokens."""
         offset = one.start + len(one.kept)
         first, end = (offset + place for place in one.request.question)
-        first = max(first, token and one.request.sequence.table.first_recent(token))
+        recent = one.request.sequence.table.first_recent(token)
+        if recent > one.request.sequence.table.window.sink_tokens:  # else all of it is hot
+            first = max(first, recent)
         return first, one.request.token_ids[first - offset : max(first, end) - offset]
 
     def _foresee(self, one: Running) -> bool:
@@ -281,7 +293,7 @@ class Engine:
         """End a request by an error, its sequence taken back to the first `tokens` tokens."""
         sequence = one.request.sequence
         if one.begun:
-            sequence.rewind(tokens)
+            self.decoding.sharing.rewind(sequence, tokens)
             for pack in self.slots.contents():
                 pack.rewind(sequence)
         if one.token_id >= 0:
@@ -338,15 +350,18 @@ class Engine:
             one.token_id = -1
         text = "" if one.stream.stop is not None else one.stream.finish()
         prompt = len(one.request.token_ids)
+        if one.generated:
+            self.decoding.sharing.keep(one.request.sequence)
         one.finished = True
         one.holds.close()
         if self._hooks is not None and one.begun:
             route = one.request.sequence.route
             packs, seconds = {pack.id: pack.weight for pack in route.packs}, time.perf_counter() - one.since
             self._hooks.turn_finished(TurnFinished(packs, route.scores, reason, prompt, one.generated, seconds))
-        one.events.append(
-            Finished(reason, text, prompt, one.generated, one.stream.stop, self._faults(one.request.sequence))
-        )
+        shared = one.request.sequence.beginning.shared if not one.start else 0
+        faults = self._faults(one.request.sequence)
+        drafts = one.ahead.drafted, one.ahead.accepted
+        one.events.append(Finished(reason, text, prompt, one.generated, one.stream.stop, faults, shared, *drafts))
         if self.prefetcher is not None and one.begun:
             self.prefetcher.finished(one.request.sequence.route.ids, self._waiting_packs())
 

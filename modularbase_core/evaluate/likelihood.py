@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from modularbase_core.errors import ModularBaseError
+from modularbase_core.errors import TORCH_REMEDY, ModularBaseError
 from modularbase_core.evaluate.selection import Selection
 from modularbase_core.packs.resolve import Lineup, check_fetched
 from modularbase_core.sdk.architecture import BaseArchitecture
@@ -32,7 +32,7 @@ def open_scorer(lineup: Lineup, pack_ids: Sequence[str], tokenizer: Tokenizer, s
     except ImportError as error:
         if (error.name or "").partition(".")[0] != "torch":
             raise
-        raise ModularBaseError(f"likelihoods need torch ({error}); run `pip install torch`") from error
+        raise ModularBaseError(f"likelihoods need torch ({error}); {TORCH_REMEDY}") from error
     packs = {}
     for one in lineup.routable:
         if one.id in pack_ids:

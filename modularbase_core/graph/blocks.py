@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from modularbase_core.graph.ops import activate, rotary_table
+from modularbase_core.graph.ops import activate
 from modularbase_core.graph.places import Place
+from modularbase_core.graph.rotary import rotary_table
 from modularbase_core.graph.routed import Routed
 from modularbase_core.sdk.architecture import Blocks
 
@@ -81,7 +82,8 @@ class Stack(nn.Module):
     def __init__(self, shape: Blocks, layers: int, positions: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(Block(shape) for _ in range(layers))
-        self.register_buffer("rotary", rotary_table(positions, shape.head_size, shape.rope_theta), persistent=False)
+        table = torch.tensor(rotary_table(positions, shape.head_size, shape.rope_theta))
+        self.register_buffer("rotary", table, persistent=False)
         for block in self.modules():
             if isinstance(block, nn.Linear):
                 nn.init.normal_(block.weight, std=shape.hidden_size**-0.5)

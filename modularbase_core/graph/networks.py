@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from modularbase_core.graph.blocks import Stack
 from modularbase_core.graph.places import Place
+from modularbase_core.graph.quantised import QuantisedEmbedding
 from modularbase_core.sdk.architecture import (
     Architecture,
     BaseArchitecture,
@@ -48,7 +49,10 @@ class Base(nn.Module):
 
     def fuse(self, mixed: Tensor, place: Place, rows: Tensor) -> Tensor:
         """Return logits [R, V] for `rows` [R] of the packs' blended output `mixed` [T, E]."""
-        return functional.linear(self.features(mixed, place, rows), self.head_weight())
+        features = self.features(mixed, place, rows)
+        if isinstance(self.embedding, QuantisedEmbedding) and self.head is None:
+            return self.embedding.linear(features)
+        return functional.linear(features, self.embedding.weight) if self.head is None else self.head(features)
 
 
 class HeadDelta(nn.Module):

@@ -13,19 +13,8 @@ from torch.nn import functional
 from modularbase_core.sdk.architecture import PAGE_TOKENS
 
 
-def rotary_table(positions: int, head_size: int, theta: float) -> Tensor:
-    """Tabulate RoPE (Su et al., 2021; half-split as in Llama): [positions/16, D, 16] float32.
-
-    Rows 0..D/2 of a page hold cosines, rows D/2..D sines; the last axis is the token in its page.
-    """
-    frequency = theta ** (-torch.arange(0, head_size, 2, dtype=torch.float64) / head_size)
-    angle = torch.arange(positions, dtype=torch.float64)[:, None] * frequency
-    table = torch.cat([angle.cos(), angle.sin()], -1).to(torch.float32)
-    return table.view(-1, PAGE_TOKENS, head_size).transpose(1, 2).contiguous()
-
-
 def rotate(x: Tensor, table: Tensor, positions: Tensor) -> Tensor:
-    """Rotate `x` [T, heads, D] to `positions` [T] of `table`; float32 in, float32 out."""
+    """Rotate `x` [T, heads, D] to `positions` [T] of a `rotary_table`; float32 in, float32 out."""
     half = x.shape[-1] // 2
     both = table.transpose(1, 2).reshape(-1, x.shape[-1])[positions][:, None, :]
     cos, sin, low, high = both[..., :half], both[..., half:], x[..., :half], x[..., half:]

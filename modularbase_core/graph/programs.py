@@ -16,6 +16,7 @@ from torch.nn import functional
 from modularbase_core.graph import ops
 from modularbase_core.graph.networks import Base, Pack, Router, build_network
 from modularbase_core.graph.places import Asking, Pages
+from modularbase_core.graph.quantised import quantise_network
 from modularbase_core.sdk.architecture import (
     PAGE_TOKENS,
     Architecture,
@@ -46,9 +47,9 @@ class Program:
     inputs: tuple[Input, ...]
 
 
-def programs(architecture: Architecture) -> tuple[Program, ...]:
-    """List the programs of an architecture; weights are random, only names and shapes matter."""
-    network = build_network(architecture)
+def programs(architecture: Architecture, precision: str = "float32") -> tuple[Program, ...]:
+    """List the programs of an architecture, weights held in `precision`; only their names and shapes matter."""
+    network = quantise_network(build_network(architecture), precision)
     if isinstance(network, Base) and isinstance(architecture, BaseArchitecture):
         size, blocks = architecture.blocks.hidden_size, architecture.blocks
         hidden_pages = Input("hidden_pages", FLOAT, ("P", PAGE_TOKENS, size), updated=True)

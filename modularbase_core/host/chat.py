@@ -183,6 +183,7 @@ class Host:
             bytes_on_disk=sizes.cold_bytes,
             limit_bytes=sizes.limit_bytes,
             index_bytes=sizes.index_bytes,
+            shared_tokens=running.sequence.beginning.shared,
             recalled=recalled_pages(tiers.entries(), recalled, self.tokenizer),
         )
 

@@ -12,7 +12,7 @@ from typing import Final
 from modularbase_core.config import EngineConfig
 from modularbase_core.context.codec import PageShapes, encoded_bytes, transcode
 from modularbase_core.context.cold import ColdStore
-from modularbase_core.errors import ConfigError, InputError, SessionError, nearest
+from modularbase_core.errors import ConfigError, InputError, SessionError, SessionInUse, nearest
 from modularbase_core.sdk.architecture import BaseArchitecture
 from modularbase_core.text.roles import spoken
 from modularbase_core.text.template import Message
@@ -98,9 +98,10 @@ def sweep(folder: Path) -> None:
     for directory in folder.glob("spill-*"):
         try:
             ColdStore.open(directory, limit_bytes=1 << 20, create=False).close()
-        except SessionError as error:
-            if "is open in" in str(error):
-                continue
+        except SessionInUse:
+            continue
+        except SessionError:  # what is damaged is of no use to anybody
+            pass
         shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -101,7 +101,7 @@ def _remade(one: InstalledPack, lineup: Lineup, queries: Queries, cache_dir: Pat
         return read_routing(file, size)
     made = routing_of(prompts, lineup, queries)
     with suppress(WeightsError):  # a cache that cannot be written costs the time to make them again
-        write_weights(file, made, quantise=False, metadata={"made_with": made_with(lineup)})
+        write_weights(file, made, form="fp32", metadata={"made_with": made_with(lineup)})
     return Routing(made["keys"], float(made["scale"][0]), float(made["bias"][0]), made_with(lineup))
 
 

@@ -35,6 +35,7 @@ class MemoryReport:
 
     hot_tokens: those in the window, of a session that is not running those that it takes up again. cold_tokens: those
     on disk by form, which may be hot too. index_bytes: of memory, for finding cold pages; 0 where nothing runs.
+    shared_tokens: those of its beginning that were not understood again, as another conversation began alike.
     """
 
     tokens: int
@@ -43,6 +44,7 @@ class MemoryReport:
     bytes_on_disk: int
     limit_bytes: int
     index_bytes: int = 0
+    shared_tokens: int = 0
     recalled: tuple[RecalledPage, ...] = ()
 
     @property

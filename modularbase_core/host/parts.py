@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 from modularbase_core.config import EngineConfig
+from modularbase_core.context.beginning import Beginnings
 from modularbase_core.context.hot import HotPages
 from modularbase_core.context.page import PageTable
+from modularbase_core.context.prefix import PrefixCache
 from modularbase_core.context.tier_settings import TierSettings
 from modularbase_core.context.tiers import Tiers
-from modularbase_core.device.artefact import Build, ensure_artefacts
+from modularbase_core.device.artefact import ensure_artefacts
 from modularbase_core.device.executable import Device, Executable
 from modularbase_core.device.metadata import read_meta
 from modularbase_core.device.target import Target, cpu_target, cuda_target
 from modularbase_core.engine.scheduler import Engine
 from modularbase_core.errors import BudgetError, ConfigError, PackError, WeightsError, nearest
+from modularbase_core.host.builds import plan_builds
 from modularbase_core.host.builtin import hooks_of
 from modularbase_core.host.conversations import Conversations, shapes_of
 from modularbase_core.host.keys import background_of, read_keys
@@ -31,12 +35,11 @@ from modularbase_core.packs.history import History
 from modularbase_core.packs.hooks import Hooks
 from modularbase_core.packs.policy import eviction
 from modularbase_core.packs.prefetch import Prefetcher
-from modularbase_core.packs.resolve import Lineup, line_up
+from modularbase_core.packs.resolve import line_up
 from modularbase_core.packs.slots import Slots
 from modularbase_core.sdk import fusion as sdk
 from modularbase_core.sdk.architecture import (
     PAGE_TOKENS,
-    Architecture,
     BaseArchitecture,
     architecture_key,
 )
@@ -54,6 +57,7 @@ from modularbase_core.turn.remember import Remembering
 from modularbase_core.turn.route import Routes
 from modularbase_core.turn.rows import RowBuffers
 from modularbase_core.turn.sequence import Sequence
+from modularbase_core.turn.sharing import Sharing, digest
 from modularbase_core.turn.understand import Understanding
 
 Progress = Callable[[str, int, int], None]
@@ -114,18 +118,29 @@ class Parts:
         remembering = Remembering(weights.bind("probe"), hot, self._buffers, self.base, prefill_rows)
         fallback = self.lineup.general_chat.id
         slots = self._slots(fallback)
+        decoding = Decoding(understanding, fusion, remembering, self._sharing(shares), hot, self._buffers, prefill_rows)
         return Engine(
             understanding,
             routes,
             slots,
-            Decoding(understanding, fusion, remembering, hot, self._buffers, prefill_rows),
+            decoding,
             self.tokenizer,
             fallback=fallback,
             max_running=MAX_RUNNING,
             max_tokens=(self.budget.page_count - 1) * PAGE_TOKENS,
+            draft_tokens=self.config.draft_tokens,
             hooks=self.hooks,
             prefetcher=self._prefetcher(slots),
         )
+
+    def _sharing(self, shares: Shares) -> Sharing:
+        """Let conversations that begin alike share pages, as long as base, kernels and packs are the same."""
+        base, pool = self.lineup.base, self._hot.pool
+        regime = digest(self._described(base), self._executable(base).meta.key, asdict(self.base.window))
+        cache = PrefixCache(pool, min(self.config.prefix_tokens // PAGE_TOKENS, pool.page_count))
+        beginnings = Beginnings(cache, pool, self._hot.copy_understood, regime)
+        packs = {one.id: f"{self._described(one)} {self._executable(one).meta.key}" for one in self.lineup.routable}
+        return Sharing(beginnings, packs, shares)
 
     def _prefetcher(self, slots: Slots[PlacedPack]) -> Prefetcher | None:
         if not self.config.prefetch:
@@ -190,8 +205,6 @@ class Parts:
         return Sequence(PageTable(self.base.window))
 
     def _tier_settings(self) -> TierSettings:
-        manifest = self.lineup.base.manifest
-        described = {"id": manifest.id, "version": manifest.version, "digest": manifest.files.get(WEIGHTS_FILE, "")}
         return TierSettings(
             shapes=self.page_shapes,
             window=self.base.window,
@@ -200,8 +213,15 @@ class Parts:
             spell=self.tokenizer.decode,
             importance=self.hooks.importance,
             form=self.config.cold,
-            base=json.dumps(described),
+            base=self._described(self.lineup.base),
         )
+
+    @staticmethod
+    def _described(pack: InstalledPack) -> str:
+        """Say, as JSON, which weights a pack has."""
+        manifest = pack.manifest
+        described = {"id": manifest.id, "version": manifest.version, "digest": manifest.files.get(WEIGHTS_FILE, "")}
+        return json.dumps(described)
 
     def _as_first_message(self, text: str) -> tuple[list[int], tuple[int, int]]:
         rendered = render([Message("user", text)], self.tokenizer, generate=True)
@@ -209,11 +229,10 @@ class Parts:
 
     def _compile(self, progress: Progress | None, routing_only: bool) -> dict[str, Path]:
         target = target_of(self.config.device)
-        packs = [self.lineup.base, self.lineup.router] if routing_only else None
-        wanted = architectures(self.lineup, packs)
-        builds = [Build(architecture=one, target=target, dtype=target.dtype) for one in wanted]
+        packs = [self.lineup.base, self.lineup.router, *(() if routing_only else self.lineup.routable)]
+        builds = plan_builds(packs, target, self.config.precisions)
         paths = ensure_artefacts(builds, self.config.cache_dir, progress)
-        return {architecture_key(one): path for one, path in zip(wanted, paths, strict=True)}
+        return {architecture_key(build.architecture): path for build, path in zip(builds, paths, strict=True)}
 
     def _executable(self, pack: InstalledPack) -> Executable:
         return self.executables[architecture_key(pack.manifest.network)]
@@ -235,9 +254,3 @@ def _either(names: Iterable[str]) -> str:
 def target_of(device: str) -> Target:
     """Return what code for `device` ("cpu" or "cuda") is generated for."""
     return cuda_target() if device == "cuda" else cpu_target()
-
-
-def architectures(lineup: Lineup, packs: Iterable[InstalledPack] | None = None) -> list[Architecture]:
-    """List the distinct architectures of a line-up, or of some of its packs: what has to be compiled."""
-    packs = [lineup.base, lineup.router, *lineup.routable] if packs is None else packs
-    return list({architecture_key(one.manifest.network): one.manifest.network for one in packs}.values())

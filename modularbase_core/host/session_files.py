@@ -17,7 +17,7 @@ from typing import Final
 from modularbase_core.config import EngineConfig
 from modularbase_core.context import directory as places
 from modularbase_core.context.cold import ColdStore
-from modularbase_core.errors import SessionError, nearest
+from modularbase_core.errors import SessionError, SessionInUse, nearest
 from modularbase_core.host.conversations import NAME, session_path
 from modularbase_core.host.session_values import HeldWith, last_token, read_base, read_state
 
@@ -122,6 +122,7 @@ def _describe(path: Path, limit_bytes: int) -> SessionInfo | None:
             state = read_state(store, last_token(store))
             info = replace(info, tokens=state.told_tokens, base=read_base(store))
             return replace(info, problem=" ".join(store.take_faults()[:1]))
+    except SessionInUse:
+        return replace(info, in_use=True)
     except SessionError as error:
-        in_use = "is open in" in str(error)
-        return replace(info, in_use=in_use, problem="" if in_use else str(error))
+        return replace(info, problem=str(error))

@@ -50,7 +50,7 @@ def start_pack(directory: Path, catalog: Catalog, config: EngineConfig, progress
     messages = Messages.open(replace(config, base=lineup.base.id), catalog, progress)
     keys, metadata = messages.routing_of(prompts), {"made_with": made_with(messages.lineup)}
     try:
-        write_weights(pack.routing, keys, quantise=False, metadata=metadata)
+        write_weights(pack.routing, keys, form="fp32", metadata=metadata)
         if begins:
             _copy(lineup.general_chat, pack.weights)
         return write_manifest(directory, described)

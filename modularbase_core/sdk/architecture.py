@@ -82,6 +82,11 @@ class Window:
         """Tokens left for recalled pages."""
         return self.trained_tokens - self.sink_tokens - self.recent_tokens - self.block_tokens
 
+    @property
+    def fully_visible_tokens(self) -> int:
+        """Tokens from the first on that each see all before them, and nothing recalled: whole blocks of them."""
+        return ((self.recent_tokens + self.sink_tokens) // self.block_tokens + 1) * self.block_tokens
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blocks:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Final
 
 from modularbase_core.sdk.manifest import (
     EXAMPLES_FILE,
@@ -15,6 +16,10 @@ from modularbase_core.sdk.manifest import (
     WEIGHTS_FILE,
     Manifest,
 )
+
+GRAPHS_FOLDER: Final = "graphs"
+"""Of a pack's directory: what spares torch to those who compile it, see `device.graphs`; no manifest lists it."""
+GRAPH_SUFFIX: Final = ".json.xz"
 
 
 @dataclass(frozen=True)
@@ -71,3 +76,8 @@ class Pack:
     def examples(self) -> Path:
         """Where example turns lie, if the pack brings any."""
         return self.path(EXAMPLES_FILE)
+
+    @property
+    def graphs(self) -> Path:
+        """Where portable graphs of its network lie, if it brings any."""
+        return self.directory / GRAPHS_FOLDER

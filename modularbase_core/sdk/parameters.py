@@ -20,6 +20,8 @@ Shape = tuple[int, ...]
 
 QUANTISATION_GROUP: Final = 32
 """Values along the last axis that share one scale."""
+LEAST_MAXIMUM: Final = 1e-20
+"""What the greatest value of a group of activations counts as at least, so that a scale has a reciprocal."""
 
 
 def parameter_shapes(architecture: Architecture) -> dict[str, Shape]:

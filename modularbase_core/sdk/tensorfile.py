@@ -17,8 +17,10 @@ from modularbase_core.errors import WeightsError, nearest
 from modularbase_core.sdk.jsonfile import parse_json, shown
 from modularbase_core.sdk.parameters import QUANTISATION_GROUP, Shape
 
-ITEM_BYTES: Final = {"F32": 4, "F16": 2, "I8": 1}
-"""Bytes of a value, by the dtypes that a pack's tensors have."""
+ITEM_BYTES: Final = {"F32": 4, "F16": 2, "I8": 1, "U8": 1}
+"""Bytes of an item, by the dtypes that a pack's tensors have; a U8 item holds two values of four bits."""
+WITH_SCALES: Final = ("I8", "U8")
+"""Those whose values are multiples of scales that lie beside them."""
 FOREIGN_BYTES: Final = {"F32": 4, "F16": 2, "BF16": 2}
 """Likewise, of the checkpoints that packs are made from."""
 SCALE_SUFFIX: Final = ".scale"
@@ -35,6 +37,13 @@ class Entry:
     dtype: str
     shape: Shape
     offset: int
+
+    @property
+    def values_shape(self) -> Shape:
+        """Shape of the values: that of the items, but for U8 with its two values a byte along the last axis."""
+        if self.dtype != "U8" or not self.shape:
+            return self.shape
+        return (*self.shape[:-1], 2 * self.shape[-1])
 
     @property
     def size_bytes(self) -> int:
@@ -77,24 +86,27 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def check_shapes(path: Path, entries: Mapping[str, Entry], expected: Mapping[str, tuple[int | None, ...]]) -> None:
-    """Check that `entries` are the `expected` tensors (None is any size but 0), I8 ones beside their scales.
+    """Check that `entries` are the `expected` tensors (None is any size but 0), I8 and U8 ones beside their scales.
 
-    Raises WeightsError naming the first tensor that is missing, unknown or of the wrong shape or dtype.
+    expected: shapes of the values, see `Entry.values_shape`. Raises WeightsError naming the first tensor that is
+    missing, unknown or of the wrong shape or dtype.
     """
     allowed = set(expected)
     for name, shape in expected.items():
         entry = entries.get(name)
         if entry is None:
             raise WeightsError(f"{path} lacks the tensor {name!r}; save the network's whole state_dict")
-        if len(entry.shape) != len(shape) or any(
-            got != want if want is not None else got == 0 for got, want in zip(entry.shape, shape, strict=True)
+        values = entry.values_shape
+        if len(values) != len(shape) or any(
+            got != want if want is not None else got == 0 for got, want in zip(values, shape, strict=True)
         ):
             wanted = ", ".join("any" if size is None else str(size) for size in shape)
+            how = f" as U8 {list(entry.shape)}, two values a byte" if entry.dtype == "U8" else ""
             raise WeightsError(
-                f"{path}: {name!r} has shape {list(entry.shape)}, expected [{wanted}]; "
+                f"{path}: {name!r} has shape {list(values)}{how}, expected [{wanted}]; "
                 "correct the manifest's architecture or save the weights again"
             )
-        if entry.dtype == "I8":
+        if entry.dtype in WITH_SCALES:
             allowed.add(name + SCALE_SUFFIX)
             _check_scale(path, name, entry, entries.get(name + SCALE_SUFFIX))
     for name in entries:
@@ -103,14 +115,19 @@ def check_shapes(path: Path, entries: Mapping[str, Entry], expected: Mapping[str
 
 
 def _check_scale(path: Path, name: str, entry: Entry, scale: Entry | None) -> None:
-    if not entry.shape or entry.shape[-1] % QUANTISATION_GROUP:
+    values = entry.values_shape
+    if not values or values[-1] % QUANTISATION_GROUP:
+        group = QUANTISATION_GROUP if entry.dtype == "I8" else QUANTISATION_GROUP // 2
         raise WeightsError(
-            f"{path}: {name!r} is I8 with shape {list(entry.shape)}, but its last axis must be a multiple of "
-            f"{QUANTISATION_GROUP}; store it as F16"
+            f"{path}: {name!r} is {entry.dtype} with shape {list(entry.shape)}, but its last axis must be a multiple "
+            f"of {group} (a scale is for {QUANTISATION_GROUP} values); store it as F16"
         )
     if scale is None:
-        raise WeightsError(f"{path} lacks {name + SCALE_SUFFIX!r}, the scales of an I8 tensor; save the weights again")
-    wanted = (*entry.shape[:-1], entry.shape[-1] // QUANTISATION_GROUP)
+        raise WeightsError(
+            f"{path} lacks {name + SCALE_SUFFIX!r}, the scales of {name!r}, which is {entry.dtype}; "
+            "save the weights again"
+        )
+    wanted = (*values[:-1], values[-1] // QUANTISATION_GROUP)
     if scale.shape != wanted or scale.dtype not in ("F16", "F32"):
         raise WeightsError(
             f"{path}: {name + SCALE_SUFFIX!r} is {scale.dtype} {list(scale.shape)}, expected F16 {list(wanted)}; "

@@ -14,7 +14,7 @@ from modularbase_core.sdk.examples import read_examples
 from modularbase_core.sdk.files import file_sha256
 from modularbase_core.sdk.jsonfile import read_json
 from modularbase_core.sdk.manifest import DATA_FILES, MANIFEST_FILE, ROUTING_FILE, WEIGHTS_FILE, Manifest
-from modularbase_core.sdk.pack import Pack
+from modularbase_core.sdk.pack import GRAPH_SUFFIX, GRAPHS_FOLDER, Pack
 from modularbase_core.sdk.parameters import (
     Shape,
     background_shapes,
@@ -78,6 +78,8 @@ def _check_directory(directory: Path, manifest: Manifest) -> None:
         name = path.relative_to(directory).as_posix()
         if path.is_dir() or name == MANIFEST_FILE:
             continue
+        if path.parent == directory / GRAPHS_FOLDER and path.name.endswith(GRAPH_SUFFIX):
+            continue  # made anew with each version of the compiler, which checks what it reads
         suffix = path.suffix.lower()
         if suffix in _CODE:
             raise ManifestError(

@@ -9,10 +9,10 @@ from typing import Final
 
 from modularbase_core.errors import WeightsError
 from modularbase_core.sdk.parameters import QUANTISATION_GROUP
-from modularbase_core.sdk.tensorfile import SCALE_SUFFIX, Entry
+from modularbase_core.sdk.tensorfile import SCALE_SUFFIX, WITH_SCALES, Entry
 
 _CHUNK_BYTES: Final = 1 << 22
-_CODES: Final = {"F32": "f", "F16": "e", "I8": "b"}
+_CODES: Final = {"F32": "f", "F16": "e", "I8": "b", "U8": "B"}
 # a float is infinite or none when all bits of its exponent are set: five in the last byte of an F16, in an F32 seven
 # in the last byte and one in the byte before it
 _F16_LAST: Final = bytes(255 if byte & 0x7C == 0x7C else 0 for byte in range(256))
@@ -29,7 +29,7 @@ def check_finite(path: Path, entries: Mapping[str, Entry]) -> None:
         with path.open("rb") as file:
             for name, entry in entries.items():
                 file.seek(entry.offset)
-                left = entry.size_bytes if entry.dtype != "I8" else 0
+                left = entry.size_bytes if entry.dtype not in WITH_SCALES else 0
                 while left:
                     chunk = file.read(min(left, _CHUNK_BYTES))
                     if not chunk or not _is_finite(chunk, entry.dtype):
@@ -44,10 +44,12 @@ def check_finite(path: Path, entries: Mapping[str, Entry]) -> None:
 def read_rows(path: Path, entries: Mapping[str, Entry], name: str) -> list[tuple[float, ...]]:
     """Read a matrix of few values, dequantised, row by row; `check_shapes` has passed it."""
     entry, values = entries[name], _unpack(path, entries[name])
-    if entry.dtype == "I8":
+    if entry.dtype == "U8":
+        values = tuple(half - 8 for byte in values for half in (int(byte) & 15, int(byte) >> 4))
+    if entry.dtype in WITH_SCALES:
         scales = _unpack(path, entries[name + SCALE_SUFFIX])
         values = tuple(value * scales[place // QUANTISATION_GROUP] for place, value in enumerate(values))
-    width = entry.shape[-1]
+    width = entry.values_shape[-1]
     return [values[start : start + width] for start in range(0, len(values), width)]
 
 

@@ -9,19 +9,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from modularbase_core.device.groups import quantise_groups
 from modularbase_core.device.weights import read_weights
 from modularbase_core.errors import ConfigError, DataError, PackError
 from modularbase_core.graph.networks import build_network
+from modularbase_core.graph.quantised import quantise_network, scale_name
 from modularbase_core.packs.catalog import Catalog, InstalledPack
 from modularbase_core.packs.resolve import check_fetched, line_up
 from modularbase_core.sdk.architecture import Architecture, PackArchitecture
 from modularbase_core.sdk.examples import read_examples
 from modularbase_core.sdk.manifest import MANIFEST_FILE
 from modularbase_core.sdk.pack import Pack
+from modularbase_core.sdk.parameters import parameter_shapes
+from modularbase_core.sdk.precision import quantised_bits, quantised_names
 from modularbase_core.train.recipe import Recipe
 
 Installed = Callable[[], Catalog]
@@ -154,11 +160,23 @@ def messages_of_neighbours(base: str, own: str, installed: Installed) -> list[st
     ]
 
 
-def load_network(pack: Pack) -> torch.nn.Module:
-    """Build the network of a pack with its shipped weights, in float32."""
-    network = build_network(pack.manifest.network)
+def load_network(pack: Pack, precision: str = "float32") -> torch.nn.Module:
+    """Build the network of a pack with its shipped weights, as they are or rounded to what a precision holds.
+
+    Activations stay in float32; where weights are integers they are multiplied as integers, as the kernels do.
+    """
     weights = read_weights(pack.weights, pack.manifest.network)
-    network.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+    network = quantise_network(build_network(pack.manifest.network), precision)
+    quantised = set(quantised_names(parameter_shapes(pack.manifest.network), precision))
+    values: dict[str, NDArray[Any]] = {}
+    for name, value in weights.items():
+        if name in quantised:
+            whole, scale = quantise_groups(value, quantised_bits(precision))
+            values[name], values[scale_name(name)] = whole, scale
+        else:
+            rounds = precision != "float32" and value.ndim > 1
+            values[name] = value.astype(np.float16).astype(np.float32) if rounds else value
+    network.load_state_dict({name: torch.from_numpy(value) for name, value in values.items()})
     return network.eval().requires_grad_(False)
 
 

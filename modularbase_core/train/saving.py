@@ -25,7 +25,7 @@ from modularbase_core.errors import ConfigError, DataError, TrainingError
 from modularbase_core.train.recipe import Recipe
 
 MAY_CHANGE: Final = frozenset(
-    {"name", "folder", "data", "router", "ship", "over", "manifest", "examples", "others", "threshold"}
+    {"name", "folder", "data", "router", "ship", "dtype", "over", "manifest", "examples", "others", "threshold"}
     | {"accumulate", "compile", "checkpoint_activations", "parallel", "offload", "device", "threads", "logs"}
     | {f"teacher.{key}" for key in ("key_variable", "concurrency", "requests_per_minute", "retries", "timeout_seconds")}
 )

@@ -1,4 +1,4 @@
-"""Turn a finished run into a pack directory: weights (int8), routing keys, examples, manifest."""
+"""Turn a finished run into a pack directory: weights, routing keys, examples, manifest."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ def ship_recipe(
     assert architecture is not None
     described = _described(recipe, directory, architecture, runs, installed)
     weights = _finished(recipe, checkpoint_of(runs, recipe.name), prefix, architecture)
-    write_weights(directory / WEIGHTS_FILE, {name: value.float().numpy() for name, value in weights.items()})
+    floats = {name: value.float().numpy() for name, value in weights.items()}
+    write_weights(directory / WEIGHTS_FILE, floats, form=recipe.dtype)
     if recipe.learns_base:
         _copy(recipe.folder / recipe.tokenizer, directory / TOKENIZER_FILE)
         if template_path(recipe).exists():
@@ -91,9 +92,9 @@ def ship_recipe(
     return directory
 
 
-def load_shipped(directory: Path) -> torch.nn.Module:
-    """Build the network of a pack directory with its shipped weights, in float32."""
-    return load_network(Pack(directory))
+def load_shipped(directory: Path, precision: str = "float32") -> torch.nn.Module:
+    """Build the network of a pack directory with its shipped weights, see `load_network`."""
+    return load_network(Pack(directory), precision)
 
 
 def _described(

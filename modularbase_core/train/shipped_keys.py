@@ -128,11 +128,11 @@ def write_background(read: Reading, directory: Path) -> None:
     random.Random(read.recipe.seed).shuffle(messages)  # a few of every source are shipped
     others = read.queries(messages)
     tensors = {"background": background_centres(others), "others": others[:SHIPPED_OTHERS]}
-    write_weights(directory / ROUTING_FILE, tensors, quantise=False)
+    write_weights(directory / ROUTING_FILE, tensors, form="fp32")
 
 
 def _write(made: dict[str, NDArray[np.float32]], read: Reading, directory: Path) -> None:
-    write_weights(directory / ROUTING_FILE, made, quantise=False, metadata={"made_with": read.made_with})
+    write_weights(directory / ROUTING_FILE, made, form="fp32", metadata={"made_with": read.made_with})
 
 
 def _write_examples(directory: Path, examples: Sequence[Example]) -> None:

@@ -45,18 +45,18 @@ class PlacedPack:
         self._pool.extend(table, count)
         return plan_call(table, count)
 
-    def run(
-        self, hidden: Tensor, calls: Sequence_[Call], sequences: Sequence_[Sequence], buffers: RowBuffers
-    ) -> Tensor:
-        """Return this pack's output [T, E] for planned rows, and move the watermarks."""
-        out = self._run_rows(hidden, calls, buffers)
-        for sequence, call in zip(sequences, calls, strict=True):
-            self.table(sequence).advance(call.count)
-        return out
-
-    def _run_rows(self, hidden: Tensor, calls: Sequence_[Call], buffers: RowBuffers) -> Tensor:
+    def run(self, hidden: Tensor, calls: Sequence_[Call], buffers: RowBuffers) -> Tensor:
+        """Return this pack's output [T, E] for planned rows; its watermarks stay until `advance`."""
         assert self._run is not None, f"pack {self.pack_id!r} has left its slot"
         return self._run(hidden, self.pages, *buffers.rows("pack", calls).inputs)
+
+    def advance(self, sequence: Sequence, count: int) -> None:
+        """Move the watermark of a sequence by `count` tokens, after the call that wrote them."""
+        self.table(sequence).advance(count)
+
+    def fits(self, sequence: Sequence, count: int) -> bool:
+        """Tell whether pages are free for `count` more tokens of a sequence."""
+        return self._pool.fits(self.table(sequence), count)
 
     @property
     def adds_to_head(self) -> bool:
@@ -79,7 +79,8 @@ class PlacedPack:
             for begin, count in table.stretches(first, end - first, max_rows):
                 self.remember(sequence, begin, understanding, buffers, max_rows)
                 call = self.plan(sequence, begin, count)
-                self.run(understanding.recall(sequence, begin, count), [call], [sequence], buffers)
+                self.run(understanding.recall(sequence, begin, count), [call], buffers)
+                self.advance(sequence, count)
         self._pool.skip(table, max(start, table.tokens))  # where the last page before it is one of the gaps
 
     def remember(
@@ -96,7 +97,7 @@ class PlacedPack:
             replaced = table.place(index, page_id)
             self._pool.free([] if replaced is None else [replaced])
         for call, tokens in plan_recalled(table, lacking, max_rows):
-            self._run_rows(understanding.recall_tokens(sequence, tokens), [call], buffers)
+            self.run(understanding.recall_tokens(sequence, tokens), [call], buffers)
 
     def vacate(self) -> None:
         """Let go of the device memory, as another pack takes the slot."""

@@ -36,6 +36,11 @@ class Shares:
         """Whether the packs' inner products are needed."""
         return self._fusion.compares or self._contradiction > -1
 
+    @property
+    def described(self) -> tuple[str, float]:
+        """All that shares depend on beside weights and outputs."""
+        return self._fusion.name, self._contradiction
+
     def take_faults(self) -> list[str]:
         """Return what went wrong so far, a sentence each, and forget it."""
         faults, self._faults = self._faults, []

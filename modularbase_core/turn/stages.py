@@ -64,7 +64,9 @@ class Finished:
 
     reason: stop, length or cancelled. text: what was still held back, to be shown too. stop: the stop string that
     ended the answer; what was sampled of it stays in the caches, though it is not shown. notes: what went wrong since
-    the answer began and was mended, a sentence each.
+    the answer began and was mended, a sentence each. shared_tokens: those of the prompt that were not understood again,
+    as another conversation began alike. drafted_tokens: those whose logits were computed before it was known that they
+    come; accepted_tokens: of them, those that came.
     """
 
     reason: str
@@ -73,6 +75,9 @@ class Finished:
     generated_tokens: int
     stop: str | None = None
     notes: tuple[str, ...] = ()
+    shared_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 Event = Routed | Token | Finished

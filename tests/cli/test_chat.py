@@ -82,7 +82,10 @@ def test_json_holds_text_packs_and_usage(run, host):
         "finish_reason": "stop",
         "stop": None,
         "prompt_tokens": 12,
+        "shared_tokens": 0,
         "generated_tokens": 2,
+        "drafted_tokens": 0,
+        "accepted_tokens": 0,
     }
 
 

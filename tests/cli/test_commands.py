@@ -235,7 +235,10 @@ def test_doctor_fails_where_chat_would(run, tiny, monkeypatch):
     assert "tiny-base/model.safetensors has SHA-256" in problems
     assert "inside cannot be written" in problems
     assert "python_code" not in problems
-    assert "torch is not installed; chat has yet to compile 3 of its networks (base, router, pack)" in problems
+    assert (
+        "torch is not installed; chat has yet to compile 3 networks whose packs bring no graph (base, router, pack)"
+        in problems
+    )
     notes = " | ".join(report["notes"])
     assert "python_code/model.safetensors has SHA-256" in notes
 

@@ -22,6 +22,21 @@ def test_a_checkpoint_becomes_a_project_named_after_its_folder(run, tmp_path):
         check_pack(tmp_path / "out/modularbase_my_qwen2" / name)
 
 
+def test_int4_is_smaller_than_int8_and_its_readme_says_what_was_rounded(run, tmp_path):
+    write_checkpoint(tmp_path / "in")
+    sizes = {}
+    for form in ("int8", "int4", "fp16"):
+        out = tmp_path / form
+        options = ("--name", "x", "--understanding-layers", "1", "--fusion-layers", "1", "--dtype", form, "--json")
+        sizes[form] = json.loads(run("import", str(tmp_path / "in"), "--out", str(out), *options).out)["packs"]
+        for name in ("base", "router", "general_chat"):
+            check_pack(out / "modularbase_x" / name)
+        rounding = "but for the rounding of its weights to " + form
+        assert (rounding in (out / "README.md").read_text()) == (form != "fp16")
+    for name in ("base", "general_chat"):
+        assert sizes["int4"][name]["size_mb"] < sizes["int8"][name]["size_mb"] < sizes["fp16"][name]["size_mb"]
+
+
 def test_what_was_made_is_told_as_json(run, tmp_path):
     write_checkpoint(tmp_path / "in")
     options = ("--name", "a-b", "--understanding-layers", "2", "--fusion-layers", "1", "--window", "128", "--json")

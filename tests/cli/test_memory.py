@@ -15,6 +15,7 @@ REPORT = MemoryReport(
     bytes_on_disk=50_000_000,
     limit_bytes=4 << 30,
     index_bytes=3_000_000,
+    shared_tokens=512,
     recalled=(
         RecalledPage(25_008, "user", "its words", " gate's password\nis heron-42 \x1b[2J"),
         RecalledPage(60_000, "", "attention", "the river"),
@@ -29,6 +30,7 @@ def test_a_report_is_told_in_lines(capsys):
         "hot      1,024",
         "cold     32 exact, 98,000 int8, 0 int4, 1,968 summarised",
         "on disk  50.0 MB, 1.2% of 4.29 GB, 500 bytes a token",
+        "shared   512, which an earlier conversation began with too",
         "index    3.0 MB of memory",
         "brought back for the last answer:",
         "  token 25,008 (25%), user, found by its words",
@@ -44,14 +46,17 @@ def test_a_report_is_one_line_of_json_in_a_conversation(capsys):
     plain = json.loads(line)
     assert plain["cold_tokens"] == {"exact": 32, "int8": 98_000, "int4": 0, "summary": 1_968}
     assert plain["bytes_per_token"] == 500.0
+    assert plain["shared_tokens"] == 512
     assert plain["recalled"][0]["position"] == 0.2501
     assert set(plain["recalled"][0]) == {"token", "role", "by", "text", "position"}
 
 
 def test_a_conversation_that_holds_nothing_is_told_too(capsys):
     nothing = replace(REPORT, tokens=0, hot_tokens=0, cold_tokens={}, bytes_on_disk=0, index_bytes=0, recalled=())
-    tell_memory(nothing, as_json=False)
-    assert "0 bytes a token" in capsys.readouterr().out
+    tell_memory(replace(nothing, shared_tokens=0), as_json=False)
+    told = capsys.readouterr().out
+    assert "0 bytes a token" in told
+    assert "shared" not in told
 
 
 @pytest.fixture

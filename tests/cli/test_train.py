@@ -146,6 +146,7 @@ GIVEN = {
     "logs": ["--logs", "tensorboard", "--logs", "wandb"],
     "name": ["--name", "another"],
     "base": ["--base", "tiny-base"],
+    "dtype": ["--dtype", "int4"],
 }
 WANTED = {
     "tokens": 5120,
@@ -156,6 +157,7 @@ WANTED = {
     "logs": ("tensorboard", "wandb"),
     "name": "another",
     "base": "tiny-base",
+    "dtype": "int4",
 }
 
 
@@ -246,7 +248,7 @@ def test_training_without_torch_is_one_sentence(run, monkeypatch, recipe, tmp_pa
         done = run("train", *words, str(recipe("pack")), "--data", str(tmp_path))
         assert done.code == 1
         assert done.err.startswith("error: training needs torch (")
-        assert done.err.endswith("; run `pip install torch`\n")
+        assert done.err.endswith("; run `pip install 'modularbase[train]'`\n")
 
 
 def test_of_several_processes_the_first_one_ships_and_tells(run, trained, recipe, tmp_path, monkeypatch):

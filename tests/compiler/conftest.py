@@ -13,9 +13,11 @@ from modularbase_compiler.build import build_artefact
 
 from modularbase_core.device.artefact import Build
 from modularbase_core.device.executable import Device, Executable
+from modularbase_core.device.groups import quantise_groups
 from modularbase_core.device.layouts import PlacedWeights
 from modularbase_core.device.target import cpu_target
 from modularbase_core.graph.programs import programs
+from modularbase_core.graph.quantised import scale_name
 from modularbase_core.sdk.architecture import (
     BaseArchitecture,
     Blocks,
@@ -23,6 +25,8 @@ from modularbase_core.sdk.architecture import (
     RouterArchitecture,
     Window,
 )
+from modularbase_core.sdk.parameters import parameter_shapes
+from modularbase_core.sdk.precision import quantised_bits
 
 WINDOW = Window(trained_tokens=256, block_tokens=64, recent_tokens=112, sink_tokens=16)
 BLOCKS = Blocks(hidden_size=64, heads=4, kv_heads=2, head_size=32, ffn_size=96, qkv_bias=True)
@@ -95,11 +99,7 @@ def device():
 @pytest.fixture(scope="session")
 def artefacts(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("artefacts")
-    target = cpu_target()
-    return {
-        name: build_artefact(Build(architecture=item, target=target, dtype="float32"), folder, lambda phase: None)
-        for name, item in TINY.items()
-    }
+    return {name: built(name, "float32", folder) for name in TINY}
 
 
 @pytest.fixture(scope="session")
@@ -107,19 +107,42 @@ def compiled(artefacts, device) -> dict[str, Compiled]:
     torch.manual_seed(3)
     found = {}
     for name, path in artefacts.items():
-        executable = Executable.load(path, device)
-        weights = PlacedWeights(executable, device)
-        all_programs = programs(TINY[name])
-        values = {}
-        for program in all_programs:
-            for key, value in program.module.state_dict().items():
-                short = key.removeprefix("base.").removeprefix("pack.")
-                values.setdefault(short, torch.randn_like(value) * 0.2)
-                value.copy_(values[short])
-        weights.fill({key: value.numpy() for key, value in values.items()})
-        for program in all_programs:
+        for program in bound(name, "float32", path, device):
             label = program.name if name in ("base", "pack", "router") else f"{program.name}_{name}"
-            found[label] = Compiled(
-                program.name, program.module.eval(), program.inputs, weights.bind(program.name), device
-            )
+            found[label] = program
     return found
+
+
+def built(name: str, precision: str, folder: Path) -> Path:
+    """Compile one of the tiny networks."""
+    build = Build(architecture=TINY[name], target=cpu_target(), dtype="float32", precision=precision)
+    return build_artefact(build, folder, lambda phase: None)
+
+
+def bound(name: str, precision: str, path: Path, device: Device) -> list[Compiled]:
+    """Bind the programs of an artefact, and their definitions, to the same random weights."""
+    executable = Executable.load(path, device)
+    weights = PlacedWeights(executable, device)
+    values = {key: torch.randn(shape) * 0.2 for key, shape in parameter_shapes(TINY[name]).items()}
+    if precision != "float32":  # what kernels read as float16 is told to the definition as well
+        values = {key: value.half().float() if value.ndim > 1 else value for key, value in values.items()}
+    weights.fill({key: value.numpy() for key, value in values.items()})
+    all_programs = programs(TINY[name], precision)
+    for program in all_programs:
+        fill(program.module, values, quantised_bits(precision))
+    return [
+        Compiled(program.name, program.module.eval(), program.inputs, weights.bind(program.name), device)
+        for program in all_programs
+    ]
+
+
+def fill(module: torch.nn.Module, values: dict[str, torch.Tensor], bits: int) -> None:
+    """Give a program's definition its weights, quantised where it holds integers."""
+    for key, parameter in module.named_parameters():
+        short = key.removeprefix("base.").removeprefix("pack.")
+        if parameter.dtype == torch.int8:
+            whole, scale = quantise_groups(values[short].numpy(), bits)
+            parameter.copy_(torch.from_numpy(whole))
+            module.get_parameter(scale_name(key)).copy_(torch.from_numpy(scale))
+        elif short in values:
+            parameter.data.copy_(values[short])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from hypothesis import strategies as st
 
@@ -27,10 +29,28 @@ def layout(lengths, contexts, listed, pool=64, seed=0):
 
 
 @st.composite
-def calls(draw, listed=5):
+def calls(draw, listed=5, pool=64):
     """Draw up to three sequences that fit `listed` pages each."""
     spans = []
     for _ in range(draw(st.integers(1, 3))):
         length = draw(st.integers(1, 40))
         spans.append((length, draw(st.integers(0, listed * PAGE - length))))
-    return layout(*zip(*spans, strict=True), listed, seed=draw(st.integers(0, 99)))
+    return layout(*zip(*spans, strict=True), listed, pool, seed=draw(st.integers(0, 99)))
+
+
+def in_chunks(program, whole, edges):
+    """Run `understand` on one sequence, cut at `edges`; return rows, hidden pages and pages as one call does."""
+    pages, hidden_pages, out = whole["pages"], whole["hidden_pages"], []
+    for start, end in itertools.pairwise(edges):
+        part = {
+            **whole,
+            "tokens": whole["tokens"][start:end],
+            "slots": whole["slots"][start:end],
+            "lengths": np.array([end - start], np.int32),
+            "context": np.array([start], np.int32),
+            "pages": pages,
+            "hidden_pages": hidden_pages,
+        }
+        rows, hidden_pages, pages = program(**part)
+        out.append(rows)
+    return [np.concatenate(out), hidden_pages, pages]

@@ -9,9 +9,11 @@ import pytest
 from modularbase_compiler import build as building
 from modularbase_compiler.__main__ import main
 from modularbase_compiler.build import build_artefact, storage_bytes
-from modularbase_compiler.export import export_programs, merge
+from modularbase_compiler.export import export_graph
+from modularbase_compiler.kernels import family_of
 from modularbase_compiler.kernels.cpu import CpuKernels
 from modularbase_compiler.pipeline import lower
+from modularbase_compiler.requests import with_kernels
 from modularbase_compiler.target import host_target
 
 from modularbase_core.device.artefact import BUILDING_PREFIX, Build, check_artefact
@@ -19,6 +21,7 @@ from modularbase_core.device.target import Target, cpu_target
 from modularbase_core.errors import ArtefactError
 from tests.compiler.conftest import TINY
 
+FAMILY = family_of("cpu", "float32")
 ROUTER = Build(architecture=TINY["router"], target=cpu_target(), dtype="float32")
 
 
@@ -29,8 +32,8 @@ def nothing(phase):
 @pytest.fixture(scope="module")
 def lowered():
     target = cpu_target()
-    exported = export_programs(TINY["base"], CpuKernels(target.level), "float32")
-    return {item.name: item for item in exported}, lower(merge(exported), host_target(target))
+    graph = export_graph(TINY["base"], FAMILY, "float32")
+    return graph.programs, lower(with_kernels(graph.module, CpuKernels(target.level)), host_target(target))
 
 
 def test_no_allocation_is_dynamic_results_included(lowered):
@@ -58,8 +61,7 @@ def test_residuals_and_swiglu_are_swallowed_by_kernels(lowered):
 
 @pytest.mark.parametrize(("name", "kernel"), [("pack", "geglu_80"), ("gelu", "gelu_48")])
 def test_gelu_with_and_without_a_gate_has_a_kernel(name, kernel):
-    program, *_ = export_programs(TINY[name], CpuKernels("x86-64"), "float32")
-    text = program.module.script()
+    text = export_graph(TINY[name], FAMILY, "float32").module.script()
     assert f"cls.{kernel}," in text
     assert "R.nn.gelu" not in text
 

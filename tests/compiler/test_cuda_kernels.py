@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from modularbase_core.errors import ArtefactError
 from modularbase_core.graph import ops
+from modularbase_core.graph.rotary import rotary_table
 from modularbase_core.sdk.architecture import ACTIVATIONS
 from tests.compiler.emulation import Emulated, zeros
 from tests.compiler.ragged import layout
@@ -28,7 +29,7 @@ def random(*shape, seed=0):
 def test_linear_is_that_of_torch_on_edges(tmp_path, rows, n, k):
     x, w, b, r = random(rows, k), random(n, k, seed=1), random(n, seed=2), random(rows, n, seed=3)
     y = np.full((rows, n), np.nan, np.float32)
-    kernel = Emulated(KERNELS.linear(n, k, bias=True, residual=True), tmp_path)
+    kernel = Emulated(KERNELS.linear(n, k, bias=True, residual=True, stored="float16"), tmp_path)
     kernel((-(-n // 64), -(-rows // 16)), (16, 16), x=x, w=w, b=b, r=r, y=y, rows=rows)
     np.testing.assert_allclose(y, x @ w.T + b + r, rtol=1e-5, atol=1e-5)
     alone = zeros(1, n)
@@ -68,7 +69,7 @@ def test_attend_is_that_of_the_reference_on_a_ragged_call(tmp_path, heads, kv_he
     # a window of two turns of a block's threads
     positions, spans = 160, ([3, 1, 5], [150, 0, 60])
     call = layout(*spans, 10)
-    table = ops.rotary_table(positions, size, 10000.0).numpy()
+    table = rotary_table(positions, size, 10000.0)
     qkv, pages = random(9, (heads + 2 * kv_heads) * size), random(64, LAYERS, 2, kv_heads, 16 * size, seed=1)
     kernel = Emulated(KERNELS.attend(LAYERS, heads, kv_heads, size, positions), tmp_path)
 

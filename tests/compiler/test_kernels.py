@@ -15,7 +15,7 @@ from modularbase_core.graph import ops
 from modularbase_core.sdk.architecture import ACTIVATIONS
 from tests.compiler.ragged import calls, layout
 
-LAYERS, HEADS, KV_HEADS, SIZE, POSITIONS = 2, 4, 2, 32, 96
+LAYERS, HEADS, KV_HEADS, SIZE = 2, 4, 2, 32
 QKV = (HEADS + 2 * KV_HEADS) * SIZE
 MINE = cpu_target()
 LEVELS = [level for level in ("x86-64", "x86-64-v3", "x86-64-v4") if level <= MINE.level] or [MINE.level]
@@ -64,7 +64,7 @@ def test_linear_is_that_of_torch_for_any_rows_and_edges(make, rows, shape, bias,
     x, w, b, r = random(rows, k), random(n, k, seed=1), random(n, seed=2), random(rows, n, seed=3)
     out = tensor(np.full((rows, n), np.nan, np.float32))
     extra = ([tensor(b)] if bias else []) + ([tensor(r)] if residual else [])
-    make("linear", n, k, bias=bias, residual=residual)(tensor(x), tensor(packed(w)), *extra, out)
+    make("linear", n, k, bias=bias, residual=residual, stored="float32")(tensor(x), tensor(packed(w)), *extra, out)
     expected = x.astype(np.float64) @ w.T.astype(np.float64) + (b if bias else 0) + (r if residual else 0)
     np.testing.assert_allclose(out.numpy(), expected, rtol=1e-5, atol=1e-5)
 
@@ -72,7 +72,7 @@ def test_linear_is_that_of_torch_for_any_rows_and_edges(make, rows, shape, bias,
 @few
 @given(rows=st.integers(1, 110), seed=st.integers(0, 9))
 def test_linear_gives_a_row_the_same_bits_in_any_company(make, rows, seed):
-    kernel = make("linear", 128, 40, bias=False, residual=False)
+    kernel = make("linear", 128, 40, bias=False, residual=False, stored="float32")
     x, w = random(rows, 40, seed=seed), tensor(packed(random(128, 40, seed=1)))
     together = tensor(np.zeros((rows, 128), np.float32))
     kernel(tensor(x), w, together)
@@ -120,40 +120,6 @@ def test_append_hidden_writes_the_pages_of_the_reference(make):
     written = tensor(pages)
     make("append_hidden", 24)(written, tensor(hidden), tensor(call["slots"]))
     assert np.array_equal(written.numpy(), expected.numpy())
-
-
-def attend(make, call, qkv, pages, heads=HEADS, kv_heads=KV_HEADS, size=SIZE):
-    table = ops.rotary_table(POSITIONS, size, 10000.0).numpy()
-    out = tensor(np.full((len(qkv), heads * size), np.nan, np.float32))
-    places = [tensor(call[name]) for name in ("starts", "lengths", "context", "visible")]
-    kernel = make("attend", pages.shape[1], heads, kv_heads, size, POSITIONS)
-    kernel(tensor(qkv), tensor(pages), tensor(table), *places, 1, out)
-    return out.numpy(), [torch.from_numpy(table), *(torch.from_numpy(item.numpy()) for item in places)]
-
-
-@few
-@given(call=calls(), shape=st.sampled_from([(4, 2, 32), (3, 1, 64), (2, 2, 128), (6, 2, 96), (20, 1, 32)]))
-def test_attend_is_that_of_the_reference_on_ragged_calls(make, call, shape):
-    heads, kv_heads, size = shape
-    qkv = random(len(call["slots"]), (heads + 2 * kv_heads) * size)
-    pages = random(64, LAYERS, 2, kv_heads, 16 * size, seed=1)
-    out, (table, *places) = attend(make, call, qkv, pages, *shape)
-    expected = ops.attend(torch.from_numpy(qkv), torch.from_numpy(pages), table, *places, 1, heads).numpy()
-    assert np.linalg.norm(out - expected) <= 2e-6 * np.linalg.norm(expected)
-
-
-def test_attend_reads_nothing_past_the_last_visible_position(make):
-    call = layout([7], [20], 5)
-    qkv, pages = random(7, QKV), random(64, LAYERS, 2, KV_HEADS, 16 * SIZE, seed=1)
-    clean, _ = attend(make, call, qkv, pages)
-    seen = call["visible"][0]
-    poisoned = np.full_like(pages, np.nan)
-    poisoned[seen[:1]] = pages[seen[:1]]
-    keys, values = (poisoned[seen[1], 1, side] for side in (0, 1))
-    keys.reshape(KV_HEADS, SIZE, 16)[:, :, :11] = pages[seen[1], 1, 0].reshape(KV_HEADS, SIZE, 16)[:, :, :11]
-    values.reshape(KV_HEADS, 16, SIZE)[:, :11] = pages[seen[1], 1, 1].reshape(KV_HEADS, 16, SIZE)[:, :11]
-    again, _ = attend(make, call, qkv, poisoned)
-    assert np.array_equal(clean, again)
 
 
 @few

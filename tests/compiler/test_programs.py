@@ -1,13 +1,11 @@
 """Whole compiled programs against the definition: ragged, chunked, decoded, and bit for bit in any batch."""
 
-import itertools
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.compiler.ragged import calls, layout
+from tests.compiler.ragged import calls, in_chunks, layout
 
 POOL, LISTED = 64, 5
 few = settings(max_examples=10, deadline=None)
@@ -92,25 +90,9 @@ def test_chunked_equals_whole_equals_decode(compiled, total, cuts, seed):
     whole = values_for(program, whole_call, seed)
     expected = program(**whole)
 
-    def run(edges):
-        pages, hidden_pages, out = whole["pages"], whole["hidden_pages"], []
-        for start, end in itertools.pairwise(edges):
-            part = {
-                **whole,
-                "tokens": whole["tokens"][start:end],
-                "slots": whole["slots"][start:end],
-                "lengths": np.array([end - start], np.int32),
-                "context": np.array([start], np.int32),
-                "pages": pages,
-                "hidden_pages": hidden_pages,
-            }
-            rows, hidden_pages, pages = program(**part)
-            out.append(rows)
-        return [np.concatenate(out), hidden_pages, pages]
-
     # the same kernels and the same order of every sum: not only close, but equal
     for edges in ([0, *sorted({cut for cut in cuts if cut < total}), total], list(range(total + 1))):
-        for one, other in zip(run(edges), expected, strict=True):
+        for one, other in zip(in_chunks(program, whole, edges), expected, strict=True):
             assert np.array_equal(one, other)
 
 

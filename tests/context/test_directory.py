@@ -8,13 +8,14 @@ from cold_pages import in_a_child, opened, written
 
 from modularbase_core.context.directory import FORMAT_KEY
 from modularbase_core.context.record import seal
-from modularbase_core.errors import SessionError
+from modularbase_core.errors import SessionError, SessionInUse
 
 
 def test_one_process_at_a_time_and_this_one_once(tmp_path: Path) -> None:
     with opened(tmp_path / "talk"):
-        with pytest.raises(SessionError, match="session 'talk' is open in this process; close it there"):
+        with pytest.raises(SessionInUse, match="session 'talk' is open in this process; close it there") as refused:
             opened(tmp_path / "talk")
+        assert (refused.value.name, refused.value.pid) == ("talk", os.getpid())
         child = in_a_child("opened(Path(sys.argv[1]))", tmp_path / "talk")
         problem = child.communicate()[1]
         assert f"session 'talk' is open in another process (pid {os.getpid()}); close it there or use" in problem
@@ -25,8 +26,13 @@ def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
     child = in_a_child("opened(Path(sys.argv[1])); print('open', flush=True); sys.stdin.read()", tmp_path / "talk")
     assert child.stdout is not None
     assert child.stdout.readline() == "open\n"
-    with pytest.raises(SessionError, match=rf"another process \(pid {child.pid}\)"):
+    with pytest.raises(SessionInUse, match=rf"another process \(pid {child.pid}\)") as refused:
         opened(tmp_path / "talk")
+    assert refused.value.pid == child.pid
+    (tmp_path / "talk" / "lock").write_bytes(b"")
+    with pytest.raises(SessionInUse, match=r"another process \(pid unknown\)") as refused:
+        opened(tmp_path / "talk")
+    assert refused.value.pid is None
     child.kill()
     child.communicate()
     opened(tmp_path / "talk").close()

@@ -166,3 +166,33 @@ def test_spans_that_are_held_leave_gaps_out() -> None:
     assert list(table.held(0, 100)) == [(16, 32), (64, 80), (96, 100)]
     assert list(table.held(20, 30)) == [(20, 30)]
     assert list(table.held(32, 60)) == []
+
+
+@given(windows(), st.data())
+def test_below_its_limit_a_token_sees_all_before_it_and_from_there_on_none_does(
+    window: Window, data: st.DataObject
+) -> None:
+    limit = window.fully_visible_tokens
+    assert limit % window.block_tokens == 0
+    below, beyond = data.draw(st.integers(0, limit - 1)), data.draw(st.integers(limit, 3 * limit))
+    assert len(seen(window, below)) == below + 1
+    assert PageTable(window).first_recent(below) == window.sink_tokens
+    assert len(seen(window, beyond)) < beyond + 1
+
+
+def test_a_page_is_exchanged_for_one_that_says_the_same() -> None:
+    table = filled(SMALL, 40)
+    assert table.replace(1, 99) == 1
+    assert table.page_ids == [0, 99, 2]
+    assert table.slots(16, 1) == [99 * PAGE_TOKENS]
+
+
+@pytest.mark.parametrize(("tokens", "kept"), [(0, []), (1, [0]), (16, [0]), (17, [0, 1]), (40, [0, 1, 2])])
+def test_what_is_attached_for_tokens_to_come_is_given_up(tokens: int, kept: list[int]) -> None:
+    table = filled(SMALL, 40)
+    attach(table, 30)
+    table.rewind(tokens)
+    assert sorted([*table.cut(), *kept]) == [0, 1, 2, 3, 4]
+    assert table.page_ids == kept
+    assert table.pages_missing(30) == -(-(tokens + 30) // PAGE_TOKENS) - len(kept)
+    assert not table.cut()

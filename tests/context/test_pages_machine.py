@@ -5,6 +5,7 @@ The model names a prefix by its tokens themselves, so a page found under a wrong
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import pytest
@@ -154,6 +155,9 @@ class Conversations(RuleBasedStateMachine):
         alone = sum(self.pool.holders(page) == 1 for page in self.kept.values())
         free = self.pool.free_count
         assert self.cache.give_back(count) == min(count, alone) == self.pool.free_count - free
+        self.forget_what_went()
+
+    def forget_what_went(self) -> None:
         tables = self.held_by_tables()
         gone = [prefix for prefix, page in self.kept.items() if self.pool.holders(page) == tables[page]]
         assert all(other in gone for prefix in gone for other in self.kept if other[: len(prefix)] == prefix)
@@ -198,15 +202,12 @@ class Conversations(RuleBasedStateMachine):
             self.fuse(one, history)
 
     def reserve(self, one: Conversation, count: int) -> bool:
-        short = one.table.pages_missing(count) - self.pool.free_count
-        if short > 0:
-            self.give_back(short)
-        if short > 0 and one.table.pages_missing(count) > self.pool.free_count:
-            with pytest.raises(BudgetError):
-                self.pool.extend(one.table, count)
-            return False
-        self.pool.extend(one.table, count)
-        return True
+        alone = sum(self.pool.holders(page) == 1 for page in self.kept.values())
+        fits = one.table.pages_missing(count) <= self.pool.free_count + alone
+        with nullcontext() if fits else pytest.raises(BudgetError):
+            self.pool.extend(one.table, count)
+        self.forget_what_went()
+        return fits
 
     def fuse(self, one: Conversation, history: Sequence[tuple[int, bytes]]) -> None:
         for entry, slot in zip(history, one.table.slots(len(one.history), len(history)), strict=True):

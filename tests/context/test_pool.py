@@ -191,3 +191,27 @@ def test_room_is_not_made_in_a_page_that_others_hold() -> None:
     table.rewind(15)
     with pytest.raises(AssertionError, match="tokens from 15 on would be written to a shared page"):
         pool.extend(table, 1)
+
+
+def test_a_pool_that_is_short_asks_for_what_is_missing_before_it_refuses() -> None:
+    pool = PagePool("hot pages", 4)
+    spare, asked = pool.allocate(2), []
+
+    def give(missing: int) -> None:
+        asked.append(missing)
+        pool.free([spare.pop()])
+
+    pool.when_short = give
+    assert len(pool.allocate(3)) == 3
+    with pytest.raises(BudgetError, match=r"5 more pages .* 1 of 4 are free"):
+        pool.allocate(5)
+    assert asked == [1, 5]
+
+
+def test_what_is_attached_for_tokens_to_come_is_taken_back() -> None:
+    pool, table = PagePool("hot pages", 4), PageTable(WINDOW)
+    pool.extend(table, 50)
+    table.advance(17)
+    pool.share(table.page_ids)
+    pool.cut(table)
+    assert [pool.holders(page) for page in range(4)] == [2, 2, 1, 1]

@@ -37,6 +37,7 @@ def write_artefact(folder, build=BUILD):
         architecture=build.architecture,
         target=build.target,
         dtype=build.dtype,
+        precision=build.precision,
         tvm="0",
         page_tokens=16,
         limits={"T": 512},
@@ -95,11 +96,11 @@ def test_packed_parameters_tell_their_stored_shape():
         {"architecture": RouterArchitecture(base_hidden_size=64, width=32, key_size=17)},
         {"target": cuda_target()},
         {"dtype": "float16"},
-        {"quantisation": "int8"},
+        {"precision": "int8"},
     ],
 )
 def test_the_key_depends_on_every_part_of_a_build(other):
-    parts = {"architecture": ROUTER, "target": BUILD.target, "dtype": "float32", "quantisation": "none"}
+    parts = {"architecture": ROUTER, "target": BUILD.target, "dtype": "float32", "precision": "float32"}
     assert Build(**parts).key == BUILD.key
     assert Build(**{**parts, **other}).key != BUILD.key
 

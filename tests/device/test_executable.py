@@ -47,6 +47,12 @@ def test_tensors_are_zero_aligned_and_shared_with_numpy(device, dtype):
     assert (tensor.shape, tensor.dtype) == ((3, 7), dtype)
 
 
+def test_a_row_is_copied_over_another(device):
+    tensor = device.put(np.arange(12).reshape(3, 4).astype(np.float32))
+    tensor.copy_row(0, 2)
+    assert tensor.numpy().tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [0, 1, 2, 3]]
+
+
 def test_a_put_array_is_a_copy(device):
     values = np.arange(4, dtype=np.int32)
     tensor = device.put(values)

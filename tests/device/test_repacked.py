@@ -5,38 +5,42 @@ from __future__ import annotations
 import os
 import shutil
 import time
+import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny_packs import PACK, ROUTER, manifest, write_pack
 
-from modularbase_core.device import repacked
+from modularbase_core.device import repacked, weights
 from modularbase_core.device.layouts import arrange, lay_out, layout_id, planned_bytes
 from modularbase_core.device.metadata import ArtefactMeta, ParameterMeta, ProgramMeta
 from modularbase_core.device.repacked import HEADER_BYTES, RepackedWeights
 from modularbase_core.device.target import cpu_target
-from modularbase_core.device.weights import read_weights
+from modularbase_core.device.weights import WeightsFile, read_weights, write_weights
 from modularbase_core.errors import WeightsError
+from modularbase_core.sdk.architecture import Architecture
 from modularbase_core.sdk.manifest import Manifest
 from modularbase_core.sdk.parameters import parameter_shapes
 
 Repacks = Callable[[], int]
 
 
-def meta_of(dtype: str = "float32", reverse: bool = False) -> ArtefactMeta:
-    """Describe an artefact whose program takes every weight of a tiny pack, the matrices in both layouts."""
-    shapes = list(parameter_shapes(PACK).items())
+def meta_of(dtype: str = "float32", reverse: bool = False, architecture: Architecture = PACK) -> ArtefactMeta:
+    """Describe an artefact whose program takes every weight of a pack, the matrices in both layouts."""
+    shapes = list(parameter_shapes(architecture).items())
     taken = [ParameterMeta(name, dtype, shape, "row") for name, shape in shapes]
     taken += [ParameterMeta(name, dtype, shape, "n32k") for name, shape in shapes if len(shape) == 2]
     program = ProgramMeta((), tuple(reversed(taken) if reverse else taken), 1, 0)
     return ArtefactMeta(
         key=f"{dtype}-{reverse}",
-        architecture=PACK,
+        architecture=architecture,
         target=cpu_target(),
         dtype=dtype,
+        precision="float32",
         tvm="0",
         page_tokens=16,
         limits={},
@@ -63,13 +67,13 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def repacks(monkeypatch: pytest.MonkeyPatch) -> Repacks:
     """Count how often weights were read and converted."""
-    seen: list[Path] = []
+    seen: list[ArtefactMeta] = []
 
-    def counted(path, architecture):
-        seen.append(path)
-        return read_weights(path, architecture)
+    def counted(meta, opened):
+        seen.append(meta)
+        return lay_out(meta, opened)
 
-    monkeypatch.setattr(repacked, "read_weights", counted)
+    monkeypatch.setattr(repacked, "lay_out", counted)
     return lambda: len(seen)
 
 
@@ -86,9 +90,9 @@ def expected(pack: Path, meta: ArtefactMeta = META) -> np.ndarray:
 
 
 def test_every_tensor_is_found_at_its_place_in_its_layout(pack: Path) -> None:
-    weights, body, offset = read_weights(pack / "model.safetensors", PACK), expected(pack), 0
+    held, body, offset = read_weights(pack / "model.safetensors", PACK), expected(pack), 0
     for parameter in META.programs["run"].parameters:
-        values = arrange(weights[parameter.name], parameter.layout)
+        values = arrange(held[parameter.name], parameter.layout)
         assert offset % 64 == 0
         assert body[offset : offset + values.nbytes].view(np.float32).tolist() == values.reshape(-1).tolist()
         offset += -(-values.nbytes // 64) * 64
@@ -255,6 +259,27 @@ def test_what_is_ready_is_known_without_making_it(folder: Path, pack: Path, repa
     assert store.is_ready(path, named, META)
     assert not store.is_ready(path, None, META)
     assert repacks() == 1
+
+
+def test_rows_laid_out_one_block_after_the_other_are_as_all_at_once(pack: Path, monkeypatch) -> None:
+    whole = expected(pack)
+    monkeypatch.setattr(weights, "_AT_ONCE", 1)
+    assert (lay_out(META, read_weights(pack / "model.safetensors", PACK)) == whole).all()
+    assert (lay_out(META, WeightsFile(pack / "model.safetensors", parameter_shapes(PACK))) == whole).all()
+
+
+@pytest.mark.parametrize("form", ["int8", "int4", "fp16"])
+def test_repacking_takes_hardly_more_memory_than_the_result(tmp_path: Path, form: str) -> None:
+    wide = replace(PACK, blocks=replace(PACK.blocks, hidden_size=1024, ffn_size=4096))
+    values = {name: np.ones(shape, np.float32) for name, shape in parameter_shapes(wide).items()}
+    write_weights(tmp_path / "w", values, form=form)
+    del values
+    meta = meta_of("float16", architecture=wide)
+    tracemalloc.start()
+    body = RepackedWeights(tmp_path / "cache", 0).open(tmp_path / "w", None, meta)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak - body.nbytes < 24 << 20  # the largest matrix alone is 32 MiB as float32
 
 
 def test_a_file_of_another_network_is_refused(folder: Path, tmp_path: Path) -> None:

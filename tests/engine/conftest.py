@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from eager import EXACT
 from tiny_packs import PACK, catalog_of, manifest, write_pack
 
 from modularbase_core.config import EngineConfig
@@ -32,7 +33,7 @@ def parts_of(cache: Path) -> Callable[..., Parts]:
         manager = plugin_manager()
         for number, plugin in enumerate(plugins):
             manager.register(plugin, name=f"plugin{number}")
-        config = EngineConfig(cache_dir=cache, **{"hot_tokens": 8192, **settings})
+        config = EngineConfig(cache_dir=cache, **{"hot_tokens": 8192, **EXACT, **settings})
         catalog = catalog_of(packs)
         return Parts(config, catalog, None, hooks_of(catalog, manager))
 

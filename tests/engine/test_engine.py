@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from eager import Eager
+from eager import EXACT, Eager
 from feeding import difference, fed, new_sequence, random_tokens
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -25,7 +25,7 @@ GREEDY = SamplingConfig(temperature=0, max_tokens=12)
 
 @pytest.fixture(scope="module")
 def parts(tiny_packs: dict[str, Path], cache: Path) -> Parts:
-    return Parts(EngineConfig(cache_dir=cache, hot_tokens=8192), catalog_of(tiny_packs), None)
+    return Parts(EngineConfig(cache_dir=cache, hot_tokens=8192, **EXACT), catalog_of(tiny_packs), None)
 
 
 @pytest.fixture(scope="module")

@@ -42,8 +42,10 @@ def request(host: Host, seed: int) -> Request:
 
 
 def free_pages(host: Host) -> list[int]:
+    """Those of the base that no conversation holds, and those of each pack."""
     engine = host.engine
-    return [engine.decoding._hot.pool.free_count, *(pack._pool.free_count for pack in engine.slots.contents())]
+    base = engine.decoding._hot.pool.free_count + engine.decoding.sharing.held_pages
+    return [base, *(pack._pool.free_count for pack in engine.slots.contents())]
 
 
 def test_a_refused_message_leaves_a_long_conversation_whole(small_host: Host) -> None:

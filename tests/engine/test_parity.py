@@ -10,6 +10,7 @@ import itertools
 
 import numpy as np
 import pytest
+from eager import EXACT
 from feeding import fed
 from growing import EagerModel
 
@@ -41,7 +42,7 @@ MAY_DIFFER = 2
 
 @pytest.fixture(scope="module")
 def host(cache: object) -> Host:
-    return build(EngineConfig(cache_dir=cache))  # type: ignore[arg-type]
+    return build(EngineConfig(cache_dir=cache, **EXACT))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

@@ -92,7 +92,7 @@ def test_the_hot_pages_stay_few_and_all_come_back(parts: Parts) -> None:
     sequence.tiers.flush()
     assert sum(sequence.tiers.measure(sequence.table).cold_tokens.values()) + sizes.hot_tokens >= 3 * len(LONG)
     engine.release(sequence)
-    assert pool.free_count == free
+    assert pool.free_count + engine.decoding.sharing.held_pages == free
 
 
 def test_a_question_brings_back_the_pages_that_hold_its_words(parts: Parts) -> None:
@@ -162,6 +162,25 @@ def test_a_fault_while_a_long_turn_is_read_leaves_what_was_read(parts: Parts, mo
     assert isinstance(reading.error, RuntimeError)
     assert sequence.fused == sequence.table.tokens == 9 * WINDOW.block_tokens
     assert len(answer(engine, ask(sequence, LONG[:20]))) == GREEDY.max_tokens
+
+
+@pytest.mark.parametrize("kind", ["text", "long turn"])
+def test_what_was_told_but_not_read_is_not_lost_where_the_first_block_fails(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    engine = parts.engine()
+    calm, other = parts.sequence(), parts.sequence()
+    answered = [answer(engine, ask(sequence, LONG[:20])) for sequence in (calm, other)]
+    assert other.pending == answered[1][-1:]
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.decoding, "prefill", lambda *_: (_ for _ in ()).throw(RuntimeError("fault")))
+        with pytest.raises(RuntimeError):
+            read(engine, other, LONG[:200]) if kind == "text" else answer(engine, ask(other, LONG[:200]))
+    assert (other.table.tokens, other.pending) == (calm.table.tokens, calm.pending)
+    for sequence in (calm, other):
+        read(engine, sequence, LONG[:200])
+        assert not sequence.pending
+    assert answer(engine, ask(other, LONG[:20])) == answer(engine, ask(calm, LONG[:20]))
 
 
 def test_a_refused_turn_leaves_a_long_conversation_as_it_was(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,7 @@ def write_examples(directory, prompts):
 def write_keys(directory, made_for, size=ROUTER.key_size):
     keys = np.eye(2, size, dtype=np.float32)
     values = {"keys": keys, "scale": np.full(1, 8, np.float32), "bias": np.full(1, -4, np.float32)}
-    write_weights(directory / ROUTING_FILE, values, quantise=False, metadata={"made_with": made_for})
+    write_weights(directory / ROUTING_FILE, values, form="fp32", metadata={"made_with": made_for})
 
 
 def cached(tmp_path):
@@ -126,7 +126,7 @@ def test_other_examples_other_weights_or_another_background_make_other_keys(read
     write_examples(packs["gardens"], ["\n".join(PROMPTS[:2]), *PROMPTS[2:]])  # the same text, other messages
     read()
     rows = np.eye(4, ROUTER.key_size, dtype=np.float32)
-    write_weights(packs["tiny-router"] / ROUTING_FILE, {"background": rows, "others": rows}, quantise=False)
+    write_weights(packs["tiny-router"] / ROUTING_FILE, {"background": rows, "others": rows}, form="fp32")
     write_manifest(packs["tiny-router"], Pack(packs["tiny-router"]).manifest)
     read()
     write_pack(packs["tiny-router"], replace(Pack(packs["tiny-router"]).manifest, files={}), seed=99)

@@ -140,7 +140,7 @@ def test_keys_made_of_examples_claim_what_is_like_them(messages, config, tiny_pa
     examples = [f"word number {number}" for number in range(8)]
     made = messages.routing_of(examples)
     pack = write_pack(tmp_path / "words", manifest("words", "domain", PACK), seed=5)
-    write_weights(pack / ROUTING_FILE, made, quantise=False)
+    write_weights(pack / ROUTING_FILE, made, form="fp32")
     among = Messages.open(config, catalog_of({**tiny_packs, "words": pack}))
     got = among.scores(examples)
     assert np.mean([one["words"] for one in got]) > 0.5

@@ -18,7 +18,7 @@ from tiny_packs import BASE, catalog_of, manifest, write_pack
 
 from modularbase_core.config import EngineConfig
 from modularbase_core.context.cold import ColdStore
-from modularbase_core.errors import ConfigError, InputError, SessionError
+from modularbase_core.errors import ConfigError, InputError, SessionError, SessionInUse
 from modularbase_core.host import Host, build
 from modularbase_core.text.template import Message
 from modularbase_core.turn.sample import SamplingConfig
@@ -151,7 +151,7 @@ def test_a_book_whose_reading_was_broken_off_can_be_asked_about(opened: Open) ->
 
 def test_a_session_is_opened_once(opened: Open) -> None:
     opened().resume("talk")
-    with pytest.raises(SessionError, match="session 'talk' is open in"):
+    with pytest.raises(SessionInUse, match="session 'talk' is open in"):
         opened().resume("talk")
 
 

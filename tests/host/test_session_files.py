@@ -5,7 +5,7 @@ import pytest
 from kept_sessions import IDS, keep, left
 
 from modularbase_core.context.cold import ColdStore
-from modularbase_core.errors import InputError, SessionError
+from modularbase_core.errors import InputError, SessionError, SessionInUse
 from modularbase_core.host.session_export import export_session
 from modularbase_core.host.session_files import delete_session, find_session, list_sessions
 from modularbase_core.host.session_import import import_session
@@ -37,9 +37,9 @@ def test_a_session_in_use_is_listed_and_stays(config, kept, tmp_path):
     with ColdStore.open(kept, limit_bytes=1 << 26):
         (one,) = list_sessions(config)
         assert (one.in_use, one.tokens, one.problem) == (True, None, "")
-        with pytest.raises(SessionError, match="is open in this process"):
+        with pytest.raises(SessionInUse, match="is open in this process"):
             delete_session(config, "garden")
-        with pytest.raises(SessionError, match="is open in this process"):
+        with pytest.raises(SessionInUse, match="is open in this process"):
             export_session(config, "garden", tmp_path / "out")
     assert left(config) == ["garden"]
     assert not (tmp_path / "out").exists()

@@ -47,7 +47,7 @@ def claim(directory, score):
     """Give a pack keys that score every message about the same."""
     one, bias = np.full(1, 1e-6, np.float32), np.full(1, np.log(score / (1 - score)), np.float32)
     keys = np.eye(1, ROUTER.key_size, dtype=np.float32)
-    write_weights(directory / ROUTING_FILE, {"keys": keys, "scale": one, "bias": bias}, quantise=False)
+    write_weights(directory / ROUTING_FILE, {"keys": keys, "scale": one, "bias": bias}, form="fp32")
 
 
 def write_examples(directory, prompts):

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 from tiny_packs import BASE, PACK, ROUTER, manifest, write_pack, write_tiny_set
 
-from modularbase_core.device.weights import write_weights
+from modularbase_core.device.weights import read_tensors, read_weights, write_weights
 from modularbase_core.errors import ManifestError, WeightsError
 from modularbase_core.sdk.manifest import Manifest, write_manifest
 from modularbase_core.sdk.tensorfile import read_header
 from modularbase_core.sdk.testing import check_pack
-from modularbase_core.sdk.values import check_finite
+from modularbase_core.sdk.values import check_finite, read_rows
 
 PYTHON = manifest("python_code", "domain", PACK)
 
@@ -110,13 +110,41 @@ def test_values_that_are_not_finite_are_told(python, value, dtype):
         check_pack(python)
 
 
-def test_a_scale_that_is_not_finite_is_told(python):
+@pytest.mark.parametrize("form", ["int8", "int4"])
+def test_a_scale_that_is_not_finite_is_told(python, form):
+    write_weights(python / "model.safetensors", read_weights(python / "model.safetensors", PACK), form=form)
+    write_manifest(python, PYTHON)
+    assert check_pack(python).id == "python_code"
     tensors = load_file(python / "model.safetensors")
-    tensors["input_adapter.weight.scale"][0, 0] = np.inf
+    tensors["experts.layers.0.out.weight.scale"][0, 0] = np.inf
     save_file(tensors, python / "model.safetensors")
     write_manifest(python, PYTHON)
-    with pytest.raises(WeightsError, match=r"'input_adapter\.weight\.scale' holds values that are not finite"):
+    with pytest.raises(
+        WeightsError, match=r"'experts\.layers\.0\.out\.weight\.scale' holds values that are not finite"
+    ):
         check_pack(python)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"scale": None}, r"lacks 'experts\.layers\.0\.out\.weight\.scale', the scales of .*, which is U8; save"),
+        (
+            {"": np.zeros((64, 31), np.uint8)},
+            r"has shape \[64, 62\] as U8 \[64, 31\], two values a byte, expected \[64, 64\]",
+        ),
+        ({"scale": np.zeros((64, 1), np.float16)}, r"is F16 \[64, 1\], expected F16 \[64, 2\]; save the weights again"),
+    ],
+)
+def test_int4_that_does_not_fit_is_told(python, changes, told):
+    path, name = python / "model.safetensors", "experts.layers.0.out.weight"
+    write_weights(path, read_weights(path, PACK), form="int4")
+    tensors = {**load_file(path), **{f"{name}.{key}".rstrip("."): value for key, value in changes.items()}}
+    save_file({key: value for key, value in tensors.items() if value is not None}, path)
+    write_manifest(python, PYTHON)
+    with pytest.raises(WeightsError, match=told) as caught:
+        check_pack(python)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
@@ -164,6 +192,15 @@ def test_quantised_routing_keys_are_taken(python):
     write_weights(python / "routing.safetensors", {"keys": rows, "scale": one, "bias": one})
     write_manifest(python, PYTHON)
     assert check_pack(python, key_size=32).id == "python_code"
+
+
+def test_few_values_are_read_alike_with_and_without_numpy(tmp_path):
+    values = np.random.default_rng(0).normal(size=(3, 64)).astype(np.float32)
+    for form in ("fp32", "fp16", "int8", "int4"):
+        path = tmp_path / form
+        write_weights(path, {"w": values}, form=form)
+        rows = read_rows(path, read_header(path), "w")
+        assert np.array_equal(np.array(rows, np.float32), read_tensors(path, {"w": (3, 64)})["w"])
 
 
 def test_what_a_pack_is_told_from_may_travel_beside_its_keys(python):

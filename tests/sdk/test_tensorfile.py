@@ -14,7 +14,7 @@ from modularbase_core.errors import WeightsError
 from modularbase_core.sdk.tensorfile import read_header, read_metadata
 from modularbase_core.sdk.values import check_finite
 
-SIZES = {"F32": 4, "F16": 2, "I8": 1, "F64": 8}
+SIZES = {"F32": 4, "F16": 2, "I8": 1, "U8": 1, "F64": 8}
 
 
 def laid_out(tensors):
@@ -52,6 +52,17 @@ def test_a_sound_file_is_read_with_its_texts(tmp_path):
     assert read_metadata(tmp_path / "w") == {"made_with": "x"}
 
 
+def test_a_byte_of_u8_counts_as_two_values(tmp_path):
+    header, size = laid_out({"w": ("U8", (3, 16)), "none": ("U8", ()), "b": ("I8", (3, 16))})
+    (tmp_path / "w").write_bytes(as_file(header, bytes(size)))
+    entries = read_header(tmp_path / "w")
+    assert {name: (one.values_shape, one.size_bytes) for name, one in entries.items()} == {
+        "w": ((3, 32), 48),
+        "none": ((), 1),
+        "b": ((3, 16), 48),
+    }
+
+
 @pytest.mark.parametrize("content", [b"", b"\x02", bytes(7)])
 def test_less_than_a_length_is_no_file(tmp_path, content):
     refused(tmp_path / "w", content, "is truncated or no safetensors file")
@@ -87,7 +98,7 @@ def test_a_header_beyond_all_measure_is_not_parsed(tmp_path):
         ({"b": {**B, "shape": [2**32, 2**32]}}, "'b' holds 3 bytes, but I8"),
         ({"b": {**B, "shape": [10**17] * 8}}, "'b' holds 3 bytes, but I8"),
         ({"b": {**B, "shape": [1] * 9}}, "'b' has 9 axes, more than 8"),
-        ({"b": {**B, "dtype": "I64"}}, "'b' has dtype I64; use one of F32, F16, I8"),
+        ({"b": {**B, "dtype": "I64"}}, "'b' has dtype I64; use one of F32, F16, I8, U8"),
         ({"b": {**B, "dtype": ["I8"]}}, "entry 'b' is malformed"),
         ({"b": {**B, "more": 1}}, "entry 'b' is malformed"),
         ({"b": []}, "entry 'b' is malformed"),
@@ -140,7 +151,7 @@ def test_what_is_told_of_a_huge_header_is_short_and_costs_little(tmp_path):
 
 tensors = st.dictionaries(
     st.text(max_size=3).filter("__metadata__".__ne__),
-    st.tuples(st.sampled_from(["F32", "F16", "I8", "F64"]), st.lists(st.integers(0, 3), max_size=3)),
+    st.tuples(st.sampled_from(["F32", "F16", "I8", "U8", "F64"]), st.lists(st.integers(0, 3), max_size=3)),
     max_size=3,
 )
 numbers = st.integers(-2, 20) | st.sampled_from([True, 2**31, 2**63, 2**64, 10**30, 1.0, None])
@@ -158,7 +169,7 @@ def almost_files(draw):
             case "shape":
                 header[name]["shape"].insert(0, draw(numbers))
             case "dtype":
-                header[name]["dtype"] = draw(st.sampled_from(["F32", "I8", "BF16", "", None, []]))
+                header[name]["dtype"] = draw(st.sampled_from(["F32", "I8", "U8", "BF16", "", None, []]))
             case "swap":
                 header[draw(st.text(max_size=3))] = header.pop(name)
             case "key":

@@ -113,7 +113,7 @@ def turned(directory: Path) -> None:
     for name, value in weights.items():
         if name.startswith("understanding.") and value.ndim == 2:
             weights[name] = turn.T @ value if name.endswith(("out.weight", "down.weight")) else value @ turn
-    write_weights(directory / "model.safetensors", weights, quantise=False)
+    write_weights(directory / "model.safetensors", weights, form="fp32")
     said = Manifest.read(directory / "manifest.json")
     of_other_weights = {"layers": None, "hidden_size": None, "architecture_key": None, "files": {}}
     write_manifest(directory, replace(said, version="1.1.0", architecture=architecture, **of_other_weights))

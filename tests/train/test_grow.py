@@ -67,7 +67,7 @@ def folder(tmp_path: Path, tiny_packs: dict[str, Path]) -> Path:
     made_with = weights_name(
         *(Manifest.read(tiny_packs[one] / "manifest.json") for one in ("tiny-base", "tiny-router"))
     )
-    write_weights(tmp_path / "pack/routing.safetensors", routing, quantise=False, metadata={"made_with": made_with})
+    write_weights(tmp_path / "pack/routing.safetensors", routing, form="fp32", metadata={"made_with": made_with})
     write_manifest(tmp_path / "pack", Manifest.read(tmp_path / "pack/manifest.json"))
     return tmp_path
 

@@ -1,9 +1,10 @@
 """A pack of GELU experts that adds to the head, from recipe to shipped directory to answers."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
-from eager import Eager
+from eager import EXACT, Eager
 from feeding import difference, fed, new_sequence, random_tokens
 from tiny_packs import catalog_of
 
@@ -13,6 +14,7 @@ from modularbase_core.host.builtin import hooks_of
 from modularbase_core.packs.catalog import plugin_manager
 from modularbase_core.sdk.tensorfile import read_header
 from modularbase_core.sdk.testing import check_pack
+from modularbase_core.train.recipe import read_recipe
 from modularbase_core.train.run import run_recipe
 from modularbase_core.train.ship import ship_recipe
 
@@ -70,8 +72,13 @@ def test_a_mixture_with_its_own_part_of_the_head_is_trained_shipped_and_run(
     check_pack(directory)
     stored = {name: entry.dtype for name, entry in read_header(directory / "model.safetensors").items()}
     assert {stored["head.up.weight"], stored["experts.layers.0.ffn.gate_up"]} == {"I8"}
+    packed = ship_recipe(replace(read_recipe(tmp_path / "sums.toml"), ship="out/sums4", dtype="int4"), **places)
+    check_pack(packed)
+    stored = {name: entry.dtype for name, entry in read_header(packed / "model.safetensors").items()}
+    assert {stored["experts.layers.0.out.weight"], stored["experts.layers.0.ffn.gate_up"]} == {"U8"}
+    assert {stored["input_adapter.weight"], stored["head.norm.weight"], stored["head.up.weight"]} == {"F16"}
     packs = {**tiny_packs, "sums": directory}
-    config = EngineConfig(cache_dir=cache, hot_tokens=4096)
+    config = EngineConfig(cache_dir=cache, hot_tokens=4096, **EXACT)
     parts = Parts(config, catalog_of(packs), None, hooks_of(catalog_of(packs), plugin_manager()))
     token_ids = random_tokens(40)
     got = fed(parts.engine(), new_sequence(parts), token_ids, "sums", [20, 19, 1])

@@ -242,11 +242,12 @@ def test_free_memory_heeds_the_group_limit(tmp_path, monkeypatch):
     assert plan.free_memory(gpu=False) is None
 
 
-def test_files_are_as_large_as_told(tmp_path):
+@pytest.mark.parametrize("form", ["int8", "int4", "fp16", "fp32"])
+def test_files_are_as_large_as_told(tmp_path, form):
     from modularbase_core.device.weights import write_weights
     from modularbase_core.train.loop import Settings, train
 
-    recipe = recipe_of("pack")
+    recipe = replace(recipe_of("pack"), dtype=form)
     model, path = model_of(recipe), tmp_path / "c.pt"
     settings = Settings(logs=("none",))
     batches = lambda step: iter([batch_of(recipe, 128)] * 2)  # noqa: E731
@@ -255,7 +256,7 @@ def test_files_are_as_large_as_told(tmp_path):
     assert steps_done(path) == 2
     assert checkpoint_bytes(recipe) == pytest.approx(path.stat().st_size, rel=0.05)
     weights = {name: value.detach().numpy() for name, value in model.pack.state_dict().items()}
-    write_weights(tmp_path / "w.safetensors", weights)
+    write_weights(tmp_path / "w.safetensors", weights, form=form)
     assert shipped_bytes(recipe) == pytest.approx((tmp_path / "w.safetensors").stat().st_size, rel=0.05)
 
 

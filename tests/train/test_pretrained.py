@@ -13,7 +13,7 @@ import pytest
 import tomlkit
 import torch
 from apart import taken_apart
-from eager import Eager
+from eager import EXACT, Eager
 from qwen2_directory import write_checkpoint
 from tiny_packs import catalog_of, manifest, write_pack
 
@@ -64,7 +64,7 @@ def host(packs: dict[str, Path], cache: Path, tmp_path_factory: pytest.TempPathF
     songs = manifest("songs", "domain", network, base="tiny-qwen")
     directory = write_pack(tmp_path_factory.mktemp("songs"), songs)
     (directory / "routing.safetensors").unlink()  # its keys are made of its examples
-    with build(EngineConfig(cache_dir=cache), catalog=catalog_of({**packs, "songs": directory})) as host:
+    with build(EngineConfig(cache_dir=cache, **EXACT), catalog=catalog_of({**packs, "songs": directory})) as host:
         yield host
 
 

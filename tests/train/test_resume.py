@@ -201,7 +201,8 @@ def test_a_run_goes_on_by_the_recipe_that_began_it_alone(tmp_path: Path, change:
     walk(began, 2)
     with pytest.raises(ConfigError, match=re.escape(told)):
         walk(replace(began, **change), 4)
-    may_change = {"ship": "out", "accumulate": 2, "device": "cpu", "logs": ("none",), "compile": False, "threads": 3}
+    may_change = {"ship": "out", "dtype": "int4", "accumulate": 2, "device": "cpu", "logs": ("none",)}
+    may_change |= {"compile": False, "threads": 3}
     walk(replace(began, **may_change), 4)
     assert steps_done(checkpoint) == 4
 

@@ -1,27 +1,62 @@
-"""Kernels, one a file, and the set that each target offers to the converters."""
+"""Kernels, one a file, and the set that each target offers; the families that graphs are made for."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 
-class Kernels(Protocol):
-    """What a target implements: each method returns a PrimFunc, or None where Relax's own lowering is to serve.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """What a graph must know of the kernels that it will get; every set of a target's has the same.
 
-    Shapes of arguments are those of `graph.ops` and of the kernels' own docstrings.
-    Values of another dtype than `dtype` are left to Relax.
+    Values of another dtype than `dtype` are left to Relax, and so are norms and activations of a width that is no
+    multiple of `vector`.
     """
 
     dtype: str
     linear_layout: str
+    vector: int = 1
 
-    def linear(self, n: int, k: int, *, bias: bool, residual: bool) -> Any | None:
-        """Make y = x @ W^T (+ bias) (+ residual), W in `linear_layout`."""
 
-    def rms_norm(self, width: int, epsilon: float) -> Any | None:
+def family_of(target: str, dtype: str) -> Family:
+    """Return the family of the kernels of "cpu", which compute in float32 alone, or of "cuda"."""
+    if target == "cpu":
+        return Family(dtype="float32", linear_layout="n32k", vector=16)
+    return Family(dtype=dtype, linear_layout="row")
+
+
+class Kernels(Protocol):
+    """What a target implements: each method returns a PrimFunc, or raises ArtefactError where there can be none.
+
+    Arguments are plain values. Shapes are those of `graph.ops` and of the kernels' own docstrings.
+    """
+
+    def linear(self, n: int, k: int, *, bias: bool, residual: bool, stored: str) -> Any:
+        """Make y = x @ W^T (+ bias) (+ residual), W in the family's layout and the dtype `stored`."""
+
+    def linear_groups(self, n: int, k: int, bits: int, *, bias: bool, residual: bool) -> Any:
+        """Make y = x @ W^T (+ bias) (+ residual) of rows that `quantise` made, W in the layout of `bits`."""
+
+    def expert_groups(self, n: int, k: int, bits: int, *, experts: int, shared: int) -> Any:
+        """Make such products for the experts of a mixture, each of its own rows."""
+
+    def route(self, experts: int, chosen: int) -> Any:
+        """Make the choice of experts: from logits to pairs by expert, and their gates."""
+
+    def combine(self, chosen: int, width: int) -> Any:
+        """Make the sum of what a row's experts made, by its gates."""
+
+    def quantise(self, width: int, bits: int, *, epsilon: float | None = None, form: str = "") -> Any:
+        """Make rows ready for a quantised product: normalised before where `epsilon` is given, activated by `form`."""
+
+    def embed_groups(self, rows: int, width: int, bits: int) -> Any:
+        """Make the look-up of rows in a quantised matrix."""
+
+    def rms_norm(self, width: int, epsilon: float) -> Any:
         """Make RMSNorm."""
 
-    def activation(self, width: int, form: str) -> Any | None:
+    def activation(self, width: int, form: str) -> Any:
         """Make `graph.ops.activate` of a [T, 2F] or [T, F] projection; form: see there."""
 
     def append_kv(self, layers: int, heads: int, kv_heads: int, size: int) -> Any:

@@ -16,6 +16,7 @@ COMMANDS: Final = {
     "check": "verify:check",
     "export": "export:export",
     "fetch": "fetch:fetch",
+    "graphs": "graphs:graphs",
     "info": "info:info",
     "init": "init:init",
     "install": "install:install",

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from modularbase_core.cli.pack.graphs import bring_graphs, packs_of
 from modularbase_core.cli.pack.sources import pip_of, source_options, sources
-from modularbase_core.cli.pack.start import check_started
 from modularbase_core.cli.report import json_option, print_json
-from modularbase_core.errors import PackError, PipError
+from modularbase_core.errors import ArtefactError, PackError, PipError
 
 if TYPE_CHECKING:
     from modularbase_core.packs.wheels import Wheel
     from modularbase_core.sdk.manifest import Manifest
-
-SKIPPED: Final = ("dist", "build", "data", "runs", "tests", "node_modules", "__pycache__")
-"""Folders of a project in which no pack is looked for, besides hidden ones and virtual environments."""
 
 
 @click.command(short_help="Build the wheel of a pack and check what is in it.")
@@ -29,18 +24,27 @@ SKIPPED: Final = ("dist", "build", "data", "runs", "tests", "node_modules", "__p
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Folder [default: PROJECT/dist]."
 )
+@click.option("--graphs/--no-graphs", default=True, help="Whether the packs bring their graphs, see `pack graphs`.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 @source_options
 @json_option
 # Any: pip's options, by name
-def build(project: Path, output: Path | None, quiet: bool, as_json: bool, **options: Any) -> None:
-    """Build the wheel of the distribution in PROJECT (by default: here) and check what is in it."""
+def build(project: Path, output: Path | None, graphs: bool, quiet: bool, as_json: bool, **options: Any) -> None:
+    """Build the wheel of the distribution in PROJECT (by default: here) and check what is in it.
+
+    Its packs get their graphs before, so that they compile where torch is not installed.
+    """
     from modularbase_core.packs.install import isolation
     from modularbase_core.packs.wheels import INDEX_LIMIT_BYTES, look_into
 
     if not (project / "pyproject.toml").is_file():
         raise PackError(f"{project} holds no pyproject.toml; name the folder of a pack's project")
-    packs = _packs(project)
+    packs, notes = packs_of(project), []
+    if graphs:
+        try:
+            bring_graphs(packs, quiet=quiet or as_json)
+        except ArtefactError as error:
+            notes.append(f"{error}; until then whoever installs the pack needs torch to compile it")
     where = sources(options["index_url"], options["extra_index_url"], options["find_links"], options["pre"])
     with tempfile.TemporaryDirectory(prefix="modularbase-") as scratch:
         try:
@@ -51,7 +55,6 @@ def build(project: Path, output: Path | None, quiet: bool, as_json: bool, **opti
         wheel = look_into(path, Path(scratch, "unpacked"))
         _check_whole(packs, wheel)
         final = _keep(path, output or project / "dist")
-    notes = []
     if final.stat().st_size > INDEX_LIMIT_BYTES:
         notes.append(
             f"{final.name} has {final.stat().st_size / 1e6:.0f} MB, but package indexes take "
@@ -65,35 +68,6 @@ def build(project: Path, output: Path | None, quiet: bool, as_json: bool, **opti
     click.echo(f"built {final} ({final.stat().st_size / 1e6:.1f} MB) with {ids}")
     for note in notes:
         click.echo(f"note: {note}")
-
-
-def _packs(project: Path) -> dict[Path, Manifest]:
-    """Check every pack's data under the project; return the manifests by directory."""
-    from modularbase_core.packs.soundness import check_data
-    from modularbase_core.sdk.pack import Pack
-
-    packs = {}
-    for directory in sorted(_directories(project)):
-        check_started(Pack(directory))
-        packs[directory] = check_data(Pack(directory))
-    if not packs:
-        raise PackError(
-            f"{project} holds no manifest.json, so there is no pack to build; make one with `modularbase pack init`, "
-            "or train and ship one"
-        )
-    return packs
-
-
-def _directories(project: Path) -> Iterator[Path]:
-    for place, folders, files in os.walk(project):
-        here = Path(place)
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".") and name not in SKIPPED and not (here / name / "pyvenv.cfg").is_file()
-        ]
-        if "manifest.json" in files:
-            yield here
 
 
 def _check_whole(packs: dict[Path, Manifest], wheel: Wheel) -> None:

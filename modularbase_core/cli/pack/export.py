@@ -20,6 +20,7 @@ def export(name: str, directory: Path, config_file: Path | None, cache_dir: Path
     """Write the data of pack NAME into the new folder DIRECTORY, and check it there."""
     from modularbase_core.packs.resolve import check_fetched
     from modularbase_core.sdk.manifest import MANIFEST_FILE
+    from modularbase_core.sdk.pack import GRAPH_SUFFIX
     from modularbase_core.sdk.testing import check_pack
 
     config = read_settings(config_file, cache_dir)
@@ -27,14 +28,14 @@ def export(name: str, directory: Path, config_file: Path | None, cache_dir: Path
     check_fetched(one)
     if directory.exists() or directory.is_symlink():
         raise PackError(f"{directory} exists; name a folder that does not")
-    texts = [
-        path.name for path in one.pack.directory.iterdir() if path.is_file() and path.suffix in (".md", ".txt", "")
-    ]
+    held = one.pack.directory
+    texts = [path.name for path in held.iterdir() if path.is_file() and path.suffix in (".md", ".txt", "")]
+    graphs = [str(path.relative_to(held)) for path in one.pack.graphs.glob(f"*{GRAPH_SUFFIX}")]
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as scratch:
             whole = Path(scratch, directory.name)
-            for file in (MANIFEST_FILE, *one.manifest.files, *texts):
+            for file in (MANIFEST_FILE, *one.manifest.files, *texts, *graphs):
                 (whole / file).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(one.pack.path(file), whole / file)
             try:

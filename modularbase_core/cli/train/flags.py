@@ -64,6 +64,7 @@ HELP: Final[Mapping[str, str]] = {
     "threads": "Of a process; 0 for torch's own choice.",
     "logs": "Who gets the losses too; may be repeated.",
     "ship": "Folder of the pack that --ship writes.",
+    "dtype": "How the weights that --ship writes are kept.",
     "learns": "Parts that learn, of stage align or base; may be repeated.",
     "old_base": "Base that an aligned pack was made for, for a closer start.",
     "replay_share": "Share of a grown pack's tokens that is of what it learnt before.",

@@ -13,7 +13,7 @@ import click
 from modularbase_core.cli.report import print_json
 from modularbase_core.cli.settings import installed, read_settings
 from modularbase_core.cli.train.flags import overrides
-from modularbase_core.errors import ConfigError, ModularBaseError
+from modularbase_core.errors import TORCH_REMEDY, ConfigError, ModularBaseError
 from modularbase_core.train.recipe import Recipe, read_recipe
 
 if TYPE_CHECKING:
@@ -94,4 +94,4 @@ def torch_needed() -> Iterator[None]:
     except ImportError as error:
         if (error.name or "").partition(".")[0] != "torch":
             raise
-        raise ModularBaseError(f"training needs torch ({error}); run `pip install torch`") from error
+        raise ModularBaseError(f"training needs torch ({error}); {TORCH_REMEDY}") from error

@@ -15,7 +15,8 @@ import torch
 
 from modularbase_core.graph.attention import CHUNK_ROWS, WRITTEN_OUT
 from modularbase_core.sdk.architecture import BaseArchitecture, Blocks
-from modularbase_core.sdk.parameters import QUANTISATION_GROUP, parameter_shapes
+from modularbase_core.sdk.parameters import parameter_shapes
+from modularbase_core.sdk.precision import stored_bytes
 from modularbase_core.train.costs.parameters import networks_of, networks_of_router, parameters_of, sections_of
 from modularbase_core.train.recipe import Recipe
 
@@ -148,14 +149,10 @@ def checkpoint_bytes(recipe: Recipe) -> int:
 
 
 def shipped_bytes(recipe: Recipe) -> int:
-    """Count the bytes of the weights that the recipe ships: int8 with a float16 scale for 32 values, rest float16."""
+    """Count the bytes of the weights that the recipe ships, in the form that its `dtype` names."""
     shipped = "router" if recipe.stage == "router" else "base" if recipe.learns_base else "pack"
-    out = 0
-    for name, shape, _ in parameters_of(recipe):
-        if name.partition(".")[0] == shipped:
-            grouped = len(shape) > 1 and shape[-1] % QUANTISATION_GROUP == 0
-            out += prod(shape) + 2 * prod(shape) // QUANTISATION_GROUP if grouped else 2 * prod(shape)
-    return out
+    named = ((name.partition("."), shape) for name, shape, _ in parameters_of(recipe))
+    return sum(stored_bytes(name, shape, recipe.dtype) for (network, _, name), shape in named if network == shipped)
 
 
 def _memory_of_router(recipe: Recipe, rows: int) -> Memory:

@@ -39,7 +39,7 @@ _TOKENIZER_LIMIT_BYTES: Final = 64 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """How to take a checkpoint apart. form: of the weights, fp16, int8 or fp32; window_tokens: None for the usual.
+    """How to take a checkpoint apart. form: of the weights, see `config.FORMS`; window_tokens: None for the usual.
 
     template: a template.json to use instead of the checkpoint's own chat template.
     """
@@ -78,7 +78,7 @@ def decompose(directory: Path, out: Path, wanted: Wanted, progress: Progress | N
         manifests = _Writer(
             packs, names, Sources(checkpoint, base, pack), licence_of(directory), wanted.form, progress
         ).write(words)
-        write_project(part, names, directory, manifests, rounded=wanted.form == "int8")
+        write_project(part, names, directory, manifests, form=wanted.form)
         part.replace(out)
     except OSError as error:
         raise WeightsError(f"{out} cannot be written ({error.strerror}); free space or write elsewhere") from error
@@ -122,8 +122,8 @@ class _Writer:
         shape = router_shape(base.blocks.hidden_size)
         weights, background = first_router(understood(self.sources, tokenizer, ordinary_messages()), shape)
         (self.packs / "router").mkdir()
-        write_weights(self.packs / "router" / WEIGHTS_FILE, weights, quantise=False)
-        write_weights(self.packs / "router" / ROUTING_FILE, background, quantise=False)
+        write_weights(self.packs / "router" / WEIGHTS_FILE, weights, form="fp32")
+        write_weights(self.packs / "router" / ROUTING_FILE, background, form="fp32")
         common: dict[str, Any] = {"version": VERSION, "licence": self.licence}
         over = {**common, "base": self.names.id, "base_compatibility": (VERSION.rpartition(".")[0],)}
         described = (

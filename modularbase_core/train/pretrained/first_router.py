@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from modularbase_core.graph.blocks import Block
-from modularbase_core.graph.ops import rotary_table
 from modularbase_core.graph.places import Windows
+from modularbase_core.graph.rotary import rotary_table
 from modularbase_core.packs.keys import background_centres
 from modularbase_core.sdk.architecture import RouterArchitecture
 from modularbase_core.text.tokenizer import Tokenizer
@@ -88,7 +88,7 @@ def understood(sources: Sources, tokenizer: Tokenizer, texts: Sequence[str]) -> 
     ends = np.cumsum([len(one) for one in ids])
     lead = np.searchsorted(known, np.array(before, np.int64))
     states = [embedded[np.concatenate([lead, own])] for own in np.split(where, ends[:-1])]
-    rotary = rotary_table(base.window.trained_tokens, base.blocks.head_size, base.blocks.rope_theta)
+    rotary = torch.tensor(rotary_table(base.window.trained_tokens, base.blocks.head_size, base.blocks.rope_theta))
     for layer in range(base.understanding_layers):
         with torch.device("meta"):  # its own first weights are never made
             block = Block(base.blocks)

@@ -71,12 +71,10 @@ def licence_of(checkpoint: Path) -> str:
     return found[1] if found else ""
 
 
-def write_project(
-    folder: Path, names: Names, checkpoint: Path, manifests: dict[str, Manifest], *, rounded: bool
-) -> None:
+def write_project(folder: Path, names: Names, checkpoint: Path, manifests: dict[str, Manifest], *, form: str) -> None:
     """Write all of the distribution but its packs; `checkpoint`'s licence texts come along.
 
-    rounded: whether the weights are not as exact as the checkpoint's.
+    form: of the weights; some are not as exact as the checkpoint's.
     """
     papers = [path for pattern in _PAPERS for path in sorted(checkpoint.glob(pattern)) if path.is_file()]
     for path in papers:
@@ -120,14 +118,14 @@ def modularbase_packs() -> list[Pack]:
 ''',
         encoding="utf-8",
     )
-    (folder / "README.md").write_text(_readme(names, manifests, rounded=rounded), encoding="utf-8")
+    (folder / "README.md").write_text(_readme(names, manifests, form=form), encoding="utf-8")
 
 
-def _readme(names: Names, manifests: dict[str, Manifest], *, rounded: bool) -> str:
+def _readme(names: Names, manifests: dict[str, Manifest], *, form: str) -> str:
     rows = "\n".join(f"| `{one.id}` | {one.type} | {one.description} |" for one in manifests.values())
     licence = manifests["base"].licence
     told = f"The checkpoint's model card names the licence {licence}." if licence else "See the checkpoint's licence."
-    rounding = ", but for the rounding of its weights to int8" if rounded else ""
+    rounding = f", but for the rounding of its weights to {form}" if form in ("int8", "int4") else ""
     return f"""# {names.distribution}
 
 The checkpoint {names.id}, taken apart for ModularBase. Its logits are those of the checkpoint{rounding}.

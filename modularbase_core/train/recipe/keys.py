@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from modularbase_core.config import FORMS
 from modularbase_core.errors import ConfigError, nearest
 from modularbase_core.sdk.architecture import Architecture, BaseArchitecture, PackArchitecture
 from modularbase_core.train.recipe.source import Source
@@ -22,6 +23,7 @@ CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "precision": ("bf16", "fp16", "fp32"),
     "parallel": ("ddp", "fsdp"),
     "device": ("auto", "cpu", "cuda"),
+    "dtype": FORMS,
     "logs": ("tensorboard", "wandb", "none"),
     "learns": ("input", "output", "norms", "embedding", "understanding", "pack", "fusion", "head"),
 }
@@ -59,9 +61,10 @@ class Recipe:
     ones `tokenizer`, `architecture` and `pack` may be left out. template: how conversations are written, else the
     template.json beside the tokenizer, else ours. data: the folder that files are relative to. folder: where the
     recipe lies, which `tokenizer`, `template`, `data`, `ship` and `over` are relative to.
-    ship: the pack directory to write, with the fields of `manifest`, or else of the manifest that is there. examples,
-    others: messages that belong to the pack and messages that do not (else the router's own), for its routing keys;
-    over: the folder that holds the `base` and `router` which read them, or an installed base; else `base`.
+    ship: the pack directory to write, with the fields of `manifest`, or else of the manifest that is there; dtype: how
+    its weights are kept. examples, others: messages that belong to the pack and messages that do not (else the
+    router's own), for its routing keys; over: the folder that holds the `base` and `router` which read them, or an
+    installed base; else `base`.
 
     How it learns: `batch_tokens` make a step, walked in `accumulate` parts, whose gradients are added up. optimiser:
     muon for matrices (`matrix_rate`) and AdamW for the rest (`other_rate`), or adamw for all (`other_rate`). schedule:
@@ -121,6 +124,7 @@ class Recipe:
     router: Architecture | None = None
     folder: Path = Path()
     ship: str = ""
+    dtype: str = "int8"
     over: str = ""
     manifest: Mapping[str, Any] | None = None  # Any: JSON, checked by Manifest
     examples: tuple[Source, ...] = ()

@@ -66,7 +66,7 @@ def test_weights_of_any_float_and_any_number_of_files_are_the_same(
     assert torch.equal(chat["input_adapter.weight"], torch.eye(64))
 
 
-@pytest.mark.parametrize(("form", "error"), [("fp16", 5e-3), ("int8", 0.15)])
+@pytest.mark.parametrize(("form", "error"), [("fp16", 5e-3), ("int8", 0.15), ("int4", 0.8)])
 def test_every_form_is_a_sound_set(tmp_path: Path, form: str, error: float) -> None:
     write_checkpoint(tmp_path / "in", **GOLDEN["tied"])
     packs = taken_apart(tmp_path / "in", tmp_path / "out", form=form)
@@ -75,7 +75,8 @@ def test_every_form_is_a_sound_set(tmp_path: Path, form: str, error: float) -> N
     got, wanted = logits_of(packs, golden_tokens())[-GOLDEN_ROWS:], STORED["tied"]
     assert (got - wanted).norm() < error * wanted.norm()
     stored = load_file(packs["general_chat"] / "model.safetensors")
-    assert stored["experts.layers.0.out.weight"].dtype == (torch.int8 if form == "int8" else torch.float16)
+    dtypes = {"fp16": torch.float16, "int8": torch.int8, "int4": torch.uint8}
+    assert stored["experts.layers.0.out.weight"].dtype == dtypes[form]
     assert stored["experts.layers.0.qkv.bias"].dtype == torch.float32
     assert torch.equal(stored["output_adapter.weight"].float(), torch.eye(64))
 

@@ -2,38 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import lru_cache
 from typing import Any
 
 from modularbase_compiler.kernels.cpu.activation import activation
 from modularbase_compiler.kernels.cpu.append import append_hidden, append_kv
 from modularbase_compiler.kernels.cpu.attend import attend
+from modularbase_compiler.kernels.cpu.dot import products
+from modularbase_compiler.kernels.cpu.embed_groups import embed_groups
 from modularbase_compiler.kernels.cpu.linear import linear
+from modularbase_compiler.kernels.cpu.linear_groups import linear_groups
 from modularbase_compiler.kernels.cpu.moe import moe
+from modularbase_compiler.kernels.cpu.quantise import quantise
 from modularbase_compiler.kernels.cpu.rms_norm import rms_norm
+from modularbase_compiler.kernels.cpu.route import combine, route
 
 
 class CpuKernels:
-    """The kernel set of `cpu`; `level` is the processor's (see `device.target`)."""
+    """The kernel set of `cpu`; `level` and `features` are the processor's (see `device.target`)."""
 
-    linear_layout = "n32k"
-    dtype = "float32"
-
-    def __init__(self, level: str) -> None:
+    def __init__(self, level: str, features: Collection[str] = ()) -> None:
+        self._products = products(level, features)
         # accumulators must fit the registers: 32 of 16 lanes with AVX-512, 16 of 8 before
         self._tile = (6, 2) if level == "x86-64-v4" else (3, 1)
+        self._pairs = 12 if level == "x86-64-v4" else 3
 
-    def linear(self, n: int, k: int, *, bias: bool, residual: bool) -> Any | None:
+    def linear(self, n: int, k: int, *, bias: bool, residual: bool, stored: str) -> Any:
         """Make the packed kernel."""
-        return _linear(n, k, bias=bias, residual=residual, tile=self._tile)
+        return _linear(n, k, bias=bias, residual=residual, stored=stored, tile=self._tile)
 
-    def rms_norm(self, width: int, epsilon: float) -> Any | None:
-        """Make the vector kernel, for widths of whole vectors."""
-        return None if width % 16 else _rms_norm(width, epsilon)
+    def linear_groups(self, n: int, k: int, bits: int, *, bias: bool, residual: bool) -> Any:
+        """Make the kernel that fits the processor."""
+        return _linear_groups(n, k, bits, bias=bias, residual=residual, products=self._products)
 
-    def activation(self, width: int, form: str) -> Any | None:
-        """Make the vector kernel, for widths of whole vectors."""
-        return None if width % 16 else _activation(width, form)
+    def expert_groups(self, n: int, k: int, bits: int, *, experts: int, shared: int) -> Any:
+        """Make the kernel that fits the processor."""
+        return _linear_groups(n, k, bits, experts=experts, shared=shared, products=self._products)
+
+    def route(self, experts: int, chosen: int) -> Any:
+        """Make the kernel."""
+        return _route(experts, chosen)
+
+    def combine(self, chosen: int, width: int) -> Any:
+        """Make the kernel."""
+        return _combine(chosen, width)
+
+    def quantise(self, width: int, bits: int, *, epsilon: float | None = None, form: str = "") -> Any:
+        """Make the kernel."""
+        return _quantise(width, bits, epsilon=epsilon, form=form)
+
+    def embed_groups(self, rows: int, width: int, bits: int) -> Any:
+        """Make the kernel."""
+        return _embed_groups(rows, width, bits)
+
+    def rms_norm(self, width: int, epsilon: float) -> Any:
+        """Make the kernel."""
+        return _rms_norm(width, epsilon)
+
+    def activation(self, width: int, form: str) -> Any:
+        """Make the kernel."""
+        return _activation(width, form)
 
     def append_kv(self, layers: int, heads: int, kv_heads: int, size: int) -> Any:
         """Make the kernel."""
@@ -45,7 +74,7 @@ class CpuKernels:
 
     def attend(self, layers: int, heads: int, kv_heads: int, size: int, positions: int) -> Any:
         """Make the kernel."""
-        return _attend(layers, heads, kv_heads, size, positions)
+        return _attend(layers, heads, kv_heads, size, positions, most=self._pairs)
 
     def moe(self, experts: int, chosen: int, width: int, ffn: int, activation: str) -> Any:
         """Make the kernel."""
@@ -54,6 +83,11 @@ class CpuKernels:
 
 # a kernel takes 0.1 s to parse and is asked for by every layer
 _linear = lru_cache(linear)
+_linear_groups = lru_cache(linear_groups)
+_quantise = lru_cache(quantise)
+_route = lru_cache(route)
+_combine = lru_cache(combine)
+_embed_groups = lru_cache(embed_groups)
 _rms_norm = lru_cache(rms_norm)
 _activation = lru_cache(activation)
 _append_kv = lru_cache(append_kv)

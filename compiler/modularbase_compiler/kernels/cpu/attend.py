@@ -1,7 +1,8 @@
-"""Causal grouped-query attention over pages, RoPE applied as keys are read, float32.
+"""Causal grouped-query attention over pages, float32: how the work is cut into tasks.
 
-A task is one sequence, one kv head and a few query rows: each page of keys is rotated once for all of them. A row's
-reductions run over its visible positions in order, so its bits depend neither on its batch nor on its chunk.
+Decode, where every sequence has one row: a task is a row and a block of 256 keys, for all heads. Else: one kv head and
+some rows of a sequence, which share each block's rotated keys. Blocks begin at the first key and are merged in order,
+so a row's bits depend neither on its batch, nor on its chunk, nor on threads.
 """
 
 # TVMScript is typed by TVM's parser, not by Python's
@@ -11,28 +12,33 @@ from __future__ import annotations
 
 from typing import Any
 
-from tvm import tirx
 from tvm.script import tirx as T  # noqa: N812  # TVMScript's own name
 
-from modularbase_compiler.kernels.cpu.vector import LOG2_E, exp2, fold
+from modularbase_compiler.kernels.cpu.partial import mixing, partial_floats
+from modularbase_compiler.kernels.cpu.scores import BLOCK, SPAN, scoring
 from modularbase_core.sdk.architecture import PAGE_TOKENS as PAGE
 
-_PAIRS = 16  # (row, head) pairs of a task: rotating a page then costs an eighth of scoring it
-_SCORED = 8  # pairs scored at once, against two pages: 16 accumulators
-_LEAST = -3.0e38  # below every score, and finite
+_PAIRS = 144  # at least so many (row, head) pairs of a task: rotating a block then costs 2 % of scoring it
+_KEPT = 15  # vectors that a tile of one row adds into, at most
 
 
-def attend(layers: int, heads: int, kv_heads: int, size: int, positions: int) -> Any:
-    """Make the kernel; see `graph.ops.attend` for the arguments. D is a multiple of 32."""
+def attend(layers: int, heads: int, kv_heads: int, size: int, positions: int, *, most: int) -> Any:
+    """Make the kernel; see `graph.ops.attend` for the arguments. D is a multiple of 32.
+
+    most: pairs of a tile; its scores against two pages fit the registers.
+    """
     shared = heads // kv_heads  # query heads of a kv head
-    tile = max(1, _PAIRS // shared)  # query rows of a task
-    pairs = -(-tile * shared // _SCORED) * _SCORED
+    few = most // 2
+    task_rows = most * -(-_PAIRS // (most * shared))
+    some = _divisor(shared, most)  # heads of a tile of one row
+    kept = min(_KEPT, 2 * most) // some
     width = (heads + 2 * kv_heads) * size
-    half, vectors = size // 2, size // 16
-    mixed = max(1, 16 // vectors)  # pairs whose outputs are summed at once: 16 accumulators
-    span = positions + 2 * PAGE  # scores of a pair, in whole pairs of pages
-    scale = size**-0.5 * LOG2_E
-    greater, add = tirx.max, lambda a, b: a + b
+    vectors = size // 16
+    floats = partial_floats(size)
+    tile_vectors, few_vectors, some_vectors = (_divisor(vectors, count) for count in (2, 4, kept))
+    some_pages = _divisor(4, kept)
+    rotate_query, rotate_block, score_rotated, score_pages = scoring(size, kv_heads)
+    softmax, mix, begin, merge, finish = mixing(size)
 
     @T.prim_func(s_tir=True)
     def attend(
@@ -58,151 +64,251 @@ def attend(layers: int, heads: int, kv_heads: int, size: int, positions: int) ->
         out = T.match_buffer(o_, (rows, heads * size), "float32")
 
         @T.inline
-        def place(at, task):
-            # at: 0 tile within its sequence, 1 sequence, 2 first row, 3 rows, 4 first row's position, 5 pages
-            at[0] = T.cast(task % (rows // tile + batch), "int32")
-            at[1] = -1
+        def place_block(place, task, blocks):
+            # place: 0 sequence, 1 block, 2 last page, 3 for `score_pages`, 4 position, 5 tokens seen, 6 row,
+            # 7 first partial
+            place[0] = T.cast(task // blocks, "int32")
+            place[1] = T.cast(task % blocks, "int32")
+
+        @T.inline
+        def place_row(place, row, blocks):
+            place[4] = context[place[0]] + row
+            place[2] = place[4] // PAGE
+            place[5] = T.min(SPAN, place[4] + 1 - place[1] * SPAN)
+            place[6] = starts[place[0]] + row
+            place[7] = (place[6] * T.cast(blocks, "int32") + place[1]) * heads
+
+        @T.inline
+        def place_tile(place, task, tiles):
+            # place: 0 sequence, 1 tile within it, 2 last page, 3 rows, 4 first row's position, 5 first row, 6 kv head
+            place[6] = T.cast(task // tiles, "int32")
+            place[1] = T.cast(task % tiles, "int32")
+            place[0] = -1
             for b in T.serial(batch):
-                if at[1] < 0:
-                    if at[0] * tile < lengths[b]:
-                        at[1] = T.cast(b, "int32")
+                if place[0] < 0:
+                    if place[1] * task_rows < lengths[b]:
+                        place[0] = T.cast(b, "int32")
                     else:
-                        at[0] = at[0] - (lengths[b] + tile - 1) // tile
-            at[3] = 0
-            at[5] = 0
-            if at[1] >= 0:
-                at[2] = starts[at[1]] + at[0] * tile
-                at[3] = T.min(tile, lengths[at[1]] - at[0] * tile)
-                at[4] = context[at[1]] + at[0] * tile
-                at[5] = (at[4] + at[3] + PAGE - 1) // PAGE
+                        place[1] = place[1] - (lengths[b] + task_rows - 1) // task_rows
+            place[3] = 0
+            place[2] = -1
+            if place[0] >= 0:
+                place[5] = starts[place[0]] + place[1] * task_rows
+                place[3] = T.min(task_rows, lengths[place[0]] - place[1] * task_rows)
+                place[4] = context[place[0]] + place[1] * task_rows
+                place[2] = (place[4] + place[3] - 1) // PAGE
 
         @T.inline
-        def rotate_queries(query, at, head):
-            for i in T.serial(at[3] * shared):
-                for d in T.serial(half):
-                    query[i * size + d] = T.float32(scale) * (
-                        x[at[2] + i // shared, (head * shared + i % shared) * size + d]
-                        * table[(at[4] + i // shared) // PAGE, d, (at[4] + i // shared) % PAGE]
-                        - x[at[2] + i // shared, (head * shared + i % shared) * size + half + d]
-                        * table[(at[4] + i // shared) // PAGE, half + d, (at[4] + i // shared) % PAGE]
+        def attend_block(acc, turned, wide, narrow, query, scores, partial, place):
+            for tile in T.serial(heads // some):
+                score_pages(
+                    acc,
+                    turned,
+                    scores,
+                    query,
+                    pages,
+                    table,
+                    visible,
+                    place,
+                    layer,
+                    tile * some // shared,
+                    tile * some,
+                    (place[5] + PAGE - 1) // PAGE,
+                    some,
+                    some_pages,
+                )
+                for i in T.serial(some):
+                    softmax(
+                        wide,
+                        narrow,
+                        scores,
+                        partial,
+                        place[7] + tile * some + i,
+                        place[1] * SPAN,
+                        (place[5] + PAGE - 1) // PAGE,
+                        place[4],
+                        i,
                     )
-                    query[i * size + half + d] = T.float32(scale) * (
-                        x[at[2] + i // shared, (head * shared + i % shared) * size + half + d]
-                        * table[(at[4] + i // shared) // PAGE, d, (at[4] + i // shared) % PAGE]
-                        + x[at[2] + i // shared, (head * shared + i % shared) * size + d]
-                        * table[(at[4] + i // shared) // PAGE, half + d, (at[4] + i // shared) % PAGE]
+                mix(
+                    acc,
+                    scores,
+                    pages,
+                    visible,
+                    partial,
+                    place[0],
+                    layer,
+                    tile * some // shared,
+                    place[1],
+                    place[7] + tile * some,
+                    place[5],
+                    some,
+                    some_vectors,
+                )
+
+        @T.inline
+        def attend_tile(
+            acc,
+            turned,
+            wide,
+            narrow,
+            query,
+            key,
+            scores,
+            partial,
+            whole,
+            place,
+            tile,
+            block,
+            first,
+            height,
+            columns,
+            parts,
+        ):
+            # tile: 0 its pairs, 1 tokens of the block that the last of them sees
+            tile[0] = T.min(height, place[3] * shared - first)
+            tile[1] = T.min(SPAN, place[4] + (first + tile[0] - 1) // shared + 1 - block * SPAN)
+            if tile[1] > 0:
+                score_rotated(acc, turned, scores, query, key, first, (tile[1] + PAGE - 1) // PAGE, height, columns)
+                for i in T.serial(tile[0]):
+                    softmax(
+                        wide,
+                        narrow,
+                        scores,
+                        partial,
+                        i,
+                        block * SPAN,
+                        (tile[1] + PAGE - 1) // PAGE,
+                        place[4] + (first + i) // shared,
+                        i,
                     )
+                mix(acc, scores, pages, visible, partial, place[0], layer, place[6], block, 0, tile[1], height, parts)
+                for i in T.serial(tile[0]):
+                    merge(wide, whole, first + i, partial, i)
 
-        @T.inline
-        def rotate_page(key, at, head, page, side):
-            # side: 0 or 1, the half of `key` [D, 32] that this page fills
-            for d in T.serial(half):
-                key[T.ramp(d * 32 + side * 16, 1, 16)] = (
-                    pages[visible[at[1], page], layer, 0, head, T.ramp(d * PAGE, 1, 16)]
-                    * table[page, d, T.ramp(0, 1, 16)]
-                    - pages[visible[at[1], page], layer, 0, head, T.ramp((half + d) * PAGE, 1, 16)]
-                    * table[page, half + d, T.ramp(0, 1, 16)]
-                )
-                key[T.ramp((half + d) * 32 + side * 16, 1, 16)] = (
-                    pages[visible[at[1], page], layer, 0, head, T.ramp((half + d) * PAGE, 1, 16)]
-                    * table[page, d, T.ramp(0, 1, 16)]
-                    + pages[visible[at[1], page], layer, 0, head, T.ramp(d * PAGE, 1, 16)]
-                    * table[page, half + d, T.ramp(0, 1, 16)]
-                )
-
-        @T.inline
-        def score(acc, query, key, scores, first, column):
-            for i in T.unroll(_SCORED * 2):
-                acc[T.ramp(i * 16, 1, 16)] = T.broadcast(T.float32(0), 16)
-            for d in T.serial(size):
-                for i in T.unroll(_SCORED):
-                    for side in T.unroll(2):
-                        acc[T.ramp((i * 2 + side) * 16, 1, 16)] = (
-                            acc[T.ramp((i * 2 + side) * 16, 1, 16)]
-                            + T.broadcast(query[(first + i) * size + d], 16) * key[T.ramp(d * 32 + side * 16, 1, 16)]
-                        )
-            for i in T.unroll(_SCORED):
-                for side in T.unroll(2):
-                    scores[T.ramp((first + i) * span + column + side * 16, 1, 16)] = acc[
-                        T.ramp((i * 2 + side) * 16, 1, 16)
-                    ]
-
-        @T.inline
-        def softmax(wide, narrow, scores, at, i):
-            # narrow: 0 greatest score, 1 last visible position; lanes are reduced once, at the end
-            narrow[1] = T.cast(at[4] + i // shared, "float32")
-            wide[T.ramp(0, 1, 16)] = T.broadcast(T.float32(_LEAST), 16)
-            for page in T.serial((at[4] + i // shared) // PAGE + 1):
-                wide[T.ramp(0, 1, 16)] = T.max(
-                    wide[T.ramp(0, 1, 16)],
-                    T.Select(
-                        T.ramp(page * PAGE, 1, 16) <= T.broadcast(at[4] + i // shared, 16),
-                        scores[T.ramp(i * span + page * PAGE, 1, 16)],
-                        T.broadcast(T.float32(_LEAST), 16),
-                    ),
-                )
-            narrow[0] = fold(wide, greater)
-            wide[T.ramp(0, 1, 16)] = T.broadcast(T.float32(0), 16)
-            for page in T.serial((at[4] + i // shared) // PAGE + 1):
-                scores[T.ramp(i * span + page * PAGE, 1, 16)] = T.Select(
-                    T.ramp(page * PAGE, 1, 16) <= T.broadcast(at[4] + i // shared, 16),
-                    exp2(scores[T.ramp(i * span + page * PAGE, 1, 16)] - T.broadcast(narrow[0], 16)),
-                    T.broadcast(T.float32(0), 16),
-                )
-                wide[T.ramp(0, 1, 16)] = wide[T.ramp(0, 1, 16)] + scores[T.ramp(i * span + page * PAGE, 1, 16)]
-            # later rows of the task see further pages; here they weigh nothing
-            for page in T.serial(at[5] - (at[4] + i // shared) // PAGE - 1):
-                scores[T.ramp(i * span + ((at[4] + i // shared) // PAGE + 1 + page) * PAGE, 1, 16)] = T.broadcast(
-                    T.float32(0), 16
-                )
-
-        @T.inline
-        def mix(acc, scores, sums, at, head, first):
-            for i in T.unroll(mixed * vectors):
-                acc[T.ramp(i * 16, 1, 16)] = T.broadcast(T.float32(0), 16)
-            for page in T.serial(at[5]):
-                # rows after the last position were never written and may hold anything
-                for j in T.serial(T.min(PAGE, at[4] + at[3] - page * PAGE)):
-                    for i in T.unroll(mixed):
-                        for c in T.unroll(vectors):
-                            acc[T.ramp((i * vectors + c) * 16, 1, 16)] = (
-                                acc[T.ramp((i * vectors + c) * 16, 1, 16)]
-                                + T.broadcast(scores[(first + i) * span + page * PAGE + j], 16)
-                                * pages[visible[at[1], page], layer, 1, head, T.ramp(j * size + c * 16, 1, 16)]
-                            )
-            for i in T.unroll(mixed):
-                if first + i < at[3] * shared:
-                    for c in T.unroll(vectors):
-                        out[
-                            at[2] + (first + i) // shared,
-                            T.ramp((head * shared + (first + i) % shared) * size + c * 16, 1, 16),
-                        ] = acc[T.ramp((i * vectors + c) * 16, 1, 16)] * T.broadcast(sums[first + i], 16)
-
-        for task in T.parallel(kv_heads * (rows // tile + batch)):
-            with T.sblock("task"):
-                # inferred regions would name the locals below, and equal kernels would no longer compare equal
+        if rows == batch:
+            with T.sblock("decode"):
+                # inferred regions would name the locals, and equal kernels would no longer compare equal
                 T.reads()
                 T.writes()
-                at = T.sblock_alloc_buffer((8,), "int32", scope="local")
-                acc = T.sblock_alloc_buffer((max(_SCORED * 2, mixed * vectors) * 16,), "float32", scope="local")
-                wide = T.sblock_alloc_buffer((16,), "float32", scope="local")
-                narrow = T.sblock_alloc_buffer((2,), "float32", scope="local")
-                sums = T.sblock_alloc_buffer((pairs + mixed,), "float32", scope="local")
-                query = T.sblock_alloc_buffer((pairs * size,), "float32")
-                key = T.sblock_alloc_buffer((size * 32,), "float32")
-                scores = T.sblock_alloc_buffer(((pairs + mixed) * span,), "float32")
-                place(at, task)
-                rotate_queries(query, at, task // (rows // tile + batch))
-                for two in T.serial((at[5] + 1) // 2):
-                    rotate_page(key, at, task // (rows // tile + batch), two * 2, 0)
-                    # an odd last page is scored twice; the second time lies past every visible position
-                    rotate_page(key, at, task // (rows // tile + batch), T.min(two * 2 + 1, at[5] - 1), 1)
-                    for i in T.serial((at[3] * shared + _SCORED - 1) // _SCORED):
-                        score(acc, query, key, scores, i * _SCORED, two * 32)
-                for i in T.serial(at[3] * shared):
-                    softmax(wide, narrow, scores, at, i)
-                    sums[i] = T.float32(1) / fold(wide, add)
-                for i in T.serial((at[3] * shared + mixed - 1) // mixed):
-                    mix(acc, scores, sums, at, task // (rows // tile + batch), i * mixed)
+                partials = T.sblock_alloc_buffer((rows * ((listed + BLOCK - 1) // BLOCK) * heads, floats), "float32")
+                for task in T.parallel(batch * ((listed + BLOCK - 1) // BLOCK)):
+                    with T.sblock("block"):
+                        T.reads()
+                        T.writes()
+                        place = T.sblock_alloc_buffer((8,), "int32", scope="local")
+                        acc = T.sblock_alloc_buffer((_KEPT * 16,), "float32", scope="local")
+                        turned = T.sblock_alloc_buffer((4 * 32,), "float32", scope="local")
+                        wide = T.sblock_alloc_buffer((16,), "float32", scope="local")
+                        narrow = T.sblock_alloc_buffer((1,), "float32", scope="local")
+                        turn = T.sblock_alloc_buffer((size,), "float32", scope="local")
+                        query = T.sblock_alloc_buffer((heads * size,), "float32")
+                        scores = T.sblock_alloc_buffer((some * SPAN,), "float32")
+                        place_block(place, task, (listed + BLOCK - 1) // BLOCK)
+                        for row in T.serial(lengths[place[0]]):
+                            place_row(place, row, (listed + BLOCK - 1) // BLOCK)
+                            if place[5] > 0:
+                                rotate_query(query, turn, x, table, place[6], place[4], 0, 0, heads)
+                                attend_block(acc, turned, wide, narrow, query, scores, partials, place)
+                for b in T.parallel(batch):
+                    with T.sblock("merge"):
+                        T.reads()
+                        T.writes()
+                        wide = T.sblock_alloc_buffer((48,), "float32", scope="local")
+                        narrow = T.sblock_alloc_buffer((1,), "float32", scope="local")
+                        whole = T.sblock_alloc_buffer((1, floats), "float32")
+                        for row, i in T.grid(lengths[b], heads):
+                            begin(whole, 0)
+                            for block in T.serial((context[b] + row) // SPAN + 1):
+                                merge(
+                                    wide,
+                                    whole,
+                                    0,
+                                    partials,
+                                    ((starts[b] + row) * ((listed + BLOCK - 1) // BLOCK) + block) * heads + i,
+                                )
+                            finish(wide, narrow, whole, 0, out, starts[b] + row, i)
+        else:
+            for task in T.parallel(kv_heads * (rows // task_rows + batch)):
+                with T.sblock("tiles"):
+                    T.reads()
+                    T.writes()
+                    place = T.sblock_alloc_buffer((8,), "int32", scope="local")
+                    tile = T.sblock_alloc_buffer((2,), "int32", scope="local")
+                    acc = T.sblock_alloc_buffer((most * 2 * 16,), "float32", scope="local")
+                    turned = T.sblock_alloc_buffer((4 * 32,), "float32", scope="local")
+                    wide = T.sblock_alloc_buffer((48,), "float32", scope="local")
+                    narrow = T.sblock_alloc_buffer((1,), "float32", scope="local")
+                    turn = T.sblock_alloc_buffer((size,), "float32", scope="local")
+                    query = T.sblock_alloc_buffer(((task_rows * shared + most) * size,), "float32")
+                    key = T.sblock_alloc_buffer((SPAN * size,), "float32")
+                    scores = T.sblock_alloc_buffer((most * SPAN,), "float32")
+                    partial = T.sblock_alloc_buffer((most, floats), "float32")
+                    whole = T.sblock_alloc_buffer((task_rows * shared, floats), "float32")
+                    place_tile(place, task, rows // task_rows + batch)
+                    for row in T.serial(place[3]):
+                        rotate_query(
+                            query,
+                            turn,
+                            x,
+                            table,
+                            place[5] + row,
+                            place[4] + row,
+                            place[6] * shared,
+                            row * shared,
+                            shared,
+                        )
+                    # the last tile may have more pairs than there are
+                    for i in T.serial(most * vectors):
+                        query[T.ramp(place[3] * shared * size + i * 16, 1, 16)] = T.broadcast(T.float32(0), 16)
+                    for i in T.serial(place[3] * shared):
+                        begin(whole, i)
+                    for block in T.serial(place[2] // BLOCK + 1):
+                        rotate_block(key, pages, table, visible, place[0], layer, place[6], block, place[2])
+                        for i in T.serial((place[3] * shared + most - few - 1) // most):
+                            attend_tile(
+                                acc,
+                                turned,
+                                wide,
+                                narrow,
+                                query,
+                                key,
+                                scores,
+                                partial,
+                                whole,
+                                place,
+                                tile,
+                                block,
+                                i * most,
+                                most,
+                                2,
+                                tile_vectors,
+                            )
+                        # what remains, if half a tile takes it
+                        if (place[3] * shared + most - 1) % most < few:
+                            attend_tile(
+                                acc,
+                                turned,
+                                wide,
+                                narrow,
+                                query,
+                                key,
+                                scores,
+                                partial,
+                                whole,
+                                place,
+                                tile,
+                                block,
+                                (place[3] * shared - 1) // most * most,
+                                few,
+                                4,
+                                few_vectors,
+                            )
+                    for i in T.serial(place[3] * shared):
+                        finish(wide, narrow, whole, i, out, place[5] + i // shared, place[6] * shared + i % shared)
 
     return attend
+
+
+def _divisor(number: int, limit: int) -> int:
+    """Return the largest divisor of `number` that is at most `limit`."""
+    return max(count for count in range(1, limit + 1) if number % count == 0)

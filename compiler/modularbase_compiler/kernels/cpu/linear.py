@@ -1,4 +1,4 @@
-"""y = x @ W^T (+ bias) (+ residual), float32, W packed by 32 columns: [N/32, K, 32].
+"""y = x @ W^T (+ bias) (+ residual) in float32, W (float32 or float16) packed by 32 columns: [N/32, K, 32].
 
 Every element is summed over k in order, whatever the number of rows, so a row's bits do not depend on its company.
 """
@@ -16,10 +16,10 @@ from tvm.script import tirx as T  # noqa: N812  # TVMScript's own name
 _CHUNK = 48  # rows of one task: enough to amortise reading its columns of W from L2, a multiple of every row tile
 
 
-def linear(n: int, k: int, *, bias: bool, residual: bool, tile: tuple[int, int]) -> Any:
+def linear(n: int, k: int, *, bias: bool, residual: bool, stored: str, tile: tuple[int, int]) -> Any:
     """Make the kernel: x [T, K], w [ceil(N/32), K, 32], (bias [N]), (residual [T, N]) -> y [T, N].
 
-    tile: rows and column blocks held in registers at once.
+    stored: dtype of w. tile: rows and column blocks held in registers at once.
     """
     blocks = -(-n // 32)
     tile_rows = tile[0]
@@ -34,7 +34,7 @@ def linear(n: int, k: int, *, bias: bool, residual: bool, tile: tuple[int, int])
         T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True, "op_pattern": 8})
         rows = T.int64()
         x = T.match_buffer(x_, (rows, k), "float32")
-        w = T.match_buffer(w_, (blocks, k, 32), "float32")
+        w = T.match_buffer(w_, (blocks, k, 32), stored)
         b = T.match_buffer(b_, (n,), "float32")
         r = T.match_buffer(r_, (rows, n), "float32")
         y = T.match_buffer(y_, (rows, n), "float32")
@@ -66,9 +66,10 @@ def linear(n: int, k: int, *, bias: bool, residual: bool, tile: tuple[int, int])
             for j in T.serial(k):
                 for c in T.unroll(width * 2):
                     for i in T.unroll(height):
-                        acc[T.ramp((i * width * 2 + c) * 16, 1, 16)] = (
-                            acc[T.ramp((i * width * 2 + c) * 16, 1, 16)]
-                            + T.broadcast(x[row + i, j], 16) * w[block + c // 2, j, T.ramp((c % 2) * 16, 1, 16)]
+                        acc[T.ramp((i * width * 2 + c) * 16, 1, 16)] = acc[
+                            T.ramp((i * width * 2 + c) * 16, 1, 16)
+                        ] + T.broadcast(x[row + i, j], 16) * T.cast(
+                            w[block + c // 2, j, T.ramp((c % 2) * 16, 1, 16)], "float32x16"
                         )
             for i in T.unroll(height):
                 for c in T.unroll(width * 2):

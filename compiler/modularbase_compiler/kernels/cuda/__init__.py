@@ -11,46 +11,69 @@ from modularbase_compiler.kernels.cuda.moe import moe
 from modularbase_compiler.kernels.cuda.rows import activation, append_hidden, append_kv, rms_norm
 from modularbase_core.errors import ArtefactError
 
+_NO_QUANTISED = "cuda has no kernels for quantised weights; use precision auto"
 _SHARED_BYTES = 48 << 10  # what every architecture gives a block without asking
 
 
 class CudaKernels:
     """The kernel set of `cuda`, for networks of `dtype`."""
 
-    linear_layout = "row"
-
     def __init__(self, dtype: str) -> None:
-        self.dtype = dtype
+        self._dtype = dtype
 
-    def linear(self, n: int, k: int, *, bias: bool, residual: bool) -> Any | None:
+    def linear(self, n: int, k: int, *, bias: bool, residual: bool, stored: str) -> Any:
         """Make the tiled kernel."""
-        return _linear(n, k, bias=bias, residual=residual, dtype=self.dtype)
+        return _linear(n, k, bias=bias, residual=residual, dtype=self._dtype)
 
-    def rms_norm(self, width: int, epsilon: float) -> Any | None:
-        """Make the kernel."""
-        return _rms_norm(width, epsilon, self.dtype)
+    def linear_groups(self, n: int, k: int, bits: int, *, bias: bool, residual: bool) -> Any:
+        """Refuse: there is none yet."""
+        raise ArtefactError(_NO_QUANTISED)
 
-    def activation(self, width: int, form: str) -> Any | None:
+    def expert_groups(self, n: int, k: int, bits: int, *, experts: int, shared: int) -> Any:
+        """Refuse: there is none yet."""
+        raise ArtefactError(_NO_QUANTISED)
+
+    def route(self, experts: int, chosen: int) -> Any:
+        """Refuse: there is none yet."""
+        raise ArtefactError(_NO_QUANTISED)
+
+    def combine(self, chosen: int, width: int) -> Any:
+        """Refuse: there is none yet."""
+        raise ArtefactError(_NO_QUANTISED)
+
+    def quantise(self, width: int, bits: int, *, epsilon: float | None = None, form: str = "") -> Any:
+        """Refuse: there is none yet."""
+        raise ArtefactError(_NO_QUANTISED)
+
+    def embed_groups(self, rows: int, width: int, bits: int) -> Any:
+        """Refuse: there is none yet."""
+        raise ArtefactError(_NO_QUANTISED)
+
+    def rms_norm(self, width: int, epsilon: float) -> Any:
         """Make the kernel."""
-        return _activation(width, form, self.dtype)
+        return _rms_norm(width, epsilon, self._dtype)
+
+    def activation(self, width: int, form: str) -> Any:
+        """Make the kernel."""
+        return _activation(width, form, self._dtype)
 
     def append_kv(self, layers: int, heads: int, kv_heads: int, size: int) -> Any:
         """Make the kernel."""
-        return _append_kv(layers, heads, kv_heads, size, self.dtype)
+        return _append_kv(layers, heads, kv_heads, size, self._dtype)
 
     def append_hidden(self, width: int) -> Any:
         """Make the kernel."""
-        return _append_hidden(width, self.dtype)
+        return _append_hidden(width, self._dtype)
 
     def attend(self, layers: int, heads: int, kv_heads: int, size: int, positions: int) -> Any:
         """Make the kernel; raises ArtefactError where a window's scores exceed shared memory."""
         _check_shared("a window", positions + size + 128, "lower trained_tokens")
-        return _attend(layers, heads, kv_heads, size, positions, self.dtype)
+        return _attend(layers, heads, kv_heads, size, positions, self._dtype)
 
     def moe(self, experts: int, chosen: int, width: int, ffn: int, activation: str) -> Any:
         """Make the kernel; raises ArtefactError where a token's hidden values exceed shared memory."""
         _check_shared("an expert", width + ffn, "lower ffn_size")
-        return _moe(experts, chosen, width, ffn, activation, self.dtype)
+        return _moe(experts, chosen, width, ffn, activation, self._dtype)
 
 
 def _check_shared(what: str, floats: int, remedy: str) -> None:
