@@ -138,7 +138,7 @@ class Bench:
         directory = self.folder / "set" / name
         directory.mkdir(parents=True, exist_ok=True)
         tensors = {key: value.numpy() for key, value in network.state_dict().items()}
-        write_weights(directory / WEIGHTS_FILE, tensors, quantise=False)
+        write_weights(directory / WEIGHTS_FILE, tensors, form="fp32")
         architecture = one.manifest.network
         if name == "base":
             architecture = replace(architecture, tied_embedding=network.head is None)

@@ -1,10 +1,11 @@
 """Speed and memory of a turn on the shipped nano set, beside the same weights in eager torch, in one run.
 
 Measures prefill and decode (tokens/s, 1 and 8 sequences, with the pack) interleaved with the eager peer (SDPA,
-growing KV cache, float32, on one thread and on all, the better counts), the read bandwidth that bounds decode, the
-first compile, and, in fresh processes, peak memory and the time from start to first token on a warm cache.
+growing KV cache, float32, on one thread and on all, the better counts; ours as --precision says), the read bandwidth
+that bounds decode, the first compile, and, in fresh processes, peak memory and the time from start to first token on a
+warm cache.
 
-    python tests/bench/turn.py [--repeats 5] [--skip-compile]
+    python tests/bench/turn.py [--repeats 5] [--precision auto] [--skip-compile]
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from growing import EagerModel
 
 from modularbase_core.config import EngineConfig
 from modularbase_core.context.page import PageTable
-from modularbase_core.device.artefact import Build, ensure_artefacts
-from modularbase_core.device.layouts import planned_bytes
+from modularbase_core.device.artefact import ensure_artefacts
 from modularbase_core.device.target import cpu_target, physical_cores
-from modularbase_core.host import Parts, architectures
+from modularbase_core.host import Parts, plan_builds
+from modularbase_core.host.speed import weights_read
 from modularbase_core.packs.catalog import discover
 from modularbase_core.turn.route import force
 from modularbase_core.turn.sequence import Sequence
@@ -64,13 +65,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--skip-compile", action="store_true", help="do not time a first compile")
+    parser.add_argument("--precision", default="auto", help="of ours; the peer is float32")
     options = parser.parse_args()
     torch.set_num_threads(physical_cores())
-    parts = Parts(EngineConfig(), discover(), None)
+    chosen = {"base_precision": options.precision, "pack_precision": options.precision}
+    parts = Parts(EngineConfig(**chosen), discover(), None)
     figures: dict[str, object] = {"threads": physical_cores(), "read_gb_s": read_bandwidth() / 1e9}
     for batch in (1, 8):
         figures[f"batch_{batch}"] = compare(parts, batch, options.repeats)
-    figures["floor_decode_ms"] = 1e3 * weights_read(parts) / (figures["read_gb_s"] * 1e9)  # type: ignore[operator]
+    figures["floor_decode_ms"] = 1e3 * weights_read(parts, PACK) / (figures["read_gb_s"] * 1e9)  # type: ignore[operator]
     figures |= fresh_process(options.repeats)
     if not options.skip_compile:
         figures["first_compile_s"] = first_compile(parts)
@@ -138,19 +141,6 @@ def read_bandwidth() -> float:
     return data.nbytes / min(clock(lambda: data.sum()) for _ in range(8))
 
 
-def weights_read(parts: Parts) -> int:
-    """Return the bytes of weights that a decode step reads: base and pack, of the embedding only the head's copy."""
-    total = 0
-    for meta in (one.meta for one in parts.executables.values()):
-        if meta.architecture.kind == "router":
-            continue
-        weights = {(p.name, p.layout): p for program in meta.programs.values() for p in program.parameters}
-        total += planned_bytes(meta)
-        if ("embedding.weight", "row") in weights:
-            total -= 4 * int(np.prod(weights["embedding.weight", "row"].shape))
-    return total
-
-
 def fresh_process(repeats: int) -> dict[str, float]:
     """Run a chat in fresh processes: medians of ready, first token (s) and peak memory (bytes)."""
     runs = []
@@ -163,8 +153,8 @@ def fresh_process(repeats: int) -> dict[str, float]:
 
 def first_compile(parts: Parts) -> float:
     """Return the seconds that compiling every architecture takes, in an empty cache."""
-    target = cpu_target()
-    builds = [Build(architecture=one, target=target, dtype=target.dtype) for one in architectures(parts.lineup)]
+    packs = [parts.lineup.base, parts.lineup.router, *parts.lineup.routable]
+    builds = plan_builds(packs, cpu_target(), parts.config.precisions)
     with tempfile.TemporaryDirectory() as cache:
         return clock(lambda: ensure_artefacts(builds, Path(cache)))
 
