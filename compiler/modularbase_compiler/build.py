@@ -163,7 +163,7 @@ def storage_bytes(function: Any) -> list[int]:
 
 def _kernels(build: Build) -> Kernels:
     if build.target.name == "cpu":
-        return CpuKernels(build.target.level, build.target.features)
+        return CpuKernels(build.target.level, build.target.features, build.target.vendor)
     return CudaKernels(build.dtype)
 
 

@@ -36,17 +36,22 @@ _EXTRA: Final = {
     "avx512vbmi": "avx512vbmi",
     "avx_vnni": "avxvnni",
 }
+_VENDORS: Final = {"GenuineIntel": "intel", "AuthenticAMD": "amd"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """What code is generated for. `level` is the host processor's; `features` are its extras, or GPU architectures."""
+    """What code is generated for. `level` is the host processor's; `features` are its extras, or GPU architectures.
+
+    vendor: "intel", "amd" or "" of the processor, which kernels are tuned for.
+    """
 
     name: str
     system: str
     machine: str
     level: str
     features: tuple[str, ...] = ()
+    vendor: str = ""
 
     @property
     def dtype(self) -> str:
@@ -66,13 +71,14 @@ class Target:
             "machine": self.machine,
             "level": self.level,
             "features": list(self.features),
+            "vendor": self.vendor,
         }
 
     @staticmethod
     def from_dict(value: dict[str, Any]) -> Target:
         """Read what `to_dict` wrote; raises ArtefactError when it is something else."""
         try:
-            texts = {key: str(value[key]) for key in ("name", "system", "machine", "level")}
+            texts = {key: str(value[key]) for key in ("name", "system", "machine", "level", "vendor")}
             return Target(**texts, features=tuple(str(item) for item in value["features"]))
         except (KeyError, TypeError) as error:
             raise ArtefactError(f"the target {value!r} cannot be read ({error}); build the artefact again") from None
@@ -81,7 +87,8 @@ class Target:
 def cpu_target(cpuinfo: Path = _CPUINFO) -> Target:
     """Describe this machine's processor."""
     system, machine = platform.system().lower(), _machine()
-    flags = _flags(cpuinfo)
+    processor = next((entry for entry in _entries(cpuinfo) if "flags" in entry), {})
+    flags = set(processor.get("flags", "").split())
     level = "generic"
     features: tuple[str, ...] = ()
     if machine == "x86_64" and flags:
@@ -91,7 +98,8 @@ def cpu_target(cpuinfo: Path = _CPUINFO) -> Target:
                 break
             level = name
         features = tuple(feature for flag, feature in sorted(_EXTRA.items()) if flag in flags)
-    return Target(name="cpu", system=system, machine=machine, level=level, features=features)
+    vendor = _VENDORS.get(processor.get("vendor_id", ""), "")
+    return Target(name="cpu", system=system, machine=machine, level=level, features=features, vendor=vendor)
 
 
 def cuda_target(architectures: tuple[str, ...] = CUDA_ARCHITECTURES) -> Target:
@@ -120,13 +128,6 @@ def physical_cores(cpuinfo: Path = _CPUINFO, quota: Path = _CPU_QUOTA) -> int:
 def _machine() -> str:
     name = platform.machine().lower()
     return {"amd64": "x86_64", "arm64": "aarch64"}.get(name, name)
-
-
-def _flags(cpuinfo: Path) -> set[str]:
-    for entry in _entries(cpuinfo):
-        if "flags" in entry:
-            return set(entry["flags"].split())
-    return set()
 
 
 def _entries(cpuinfo: Path) -> list[dict[str, str]]:

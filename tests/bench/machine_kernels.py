@@ -29,7 +29,7 @@ def read(threads: int) -> Any:
             with T.sblock("thread"):
                 T.reads()
                 T.writes()
-                total = T.sblock_alloc_buffer((_CHAINS * 16,), "int32", scope="local")
+                total = T.sblock_alloc_buffer((_CHAINS * 16,), "int32")
                 for i in T.unroll(_CHAINS):
                     total[T.ramp(i * 16, 1, 16)] = T.broadcast(0, 16)
                 for line in T.serial(lines // _CHAINS):
@@ -62,7 +62,7 @@ def multiply(threads: int) -> Any:
             with T.sblock("thread"):
                 T.reads()
                 T.writes()
-                total = T.sblock_alloc_buffer((chains * lanes,), "int32", scope="local")
+                total = T.sblock_alloc_buffer((chains * lanes,), "int32")
                 for i in T.unroll(chains):
                     total[T.ramp(i * lanes, 1, lanes)] = T.broadcast(sums[thread, i % 16], lanes)
                 for _ in T.serial(rounds):

@@ -26,7 +26,7 @@ few = settings(max_examples=20, deadline=None)
 def make(request):
     """Compile a kernel for one processor level; vectors wider than its registers are split."""
     target = Target(name="cpu", system=MINE.system, machine=MINE.machine, level=request.param)
-    kernels, built = CpuKernels(request.param), {}
+    kernels, built = CpuKernels(request.param, vendor="intel"), {}  # for which kernels also prefetch
 
     def compile_kernel(name, *shape, **choices):
         key = (name, shape, tuple(choices.items()))

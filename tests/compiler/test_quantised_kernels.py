@@ -35,7 +35,7 @@ def compiling(variant):
     level, feature = VARIANTS[variant]
     features = (feature,) if feature else ()
     target = Target(name="cpu", system=MINE.system, machine=MINE.machine, level=level, features=features)
-    kernels, built = CpuKernels(level, features), {}
+    kernels, built = CpuKernels(level, features, vendor="intel"), {}  # for which kernels also prefetch
 
     def compile_kernel(name, *shape, **choices):
         key = (name, shape, tuple(choices.items()))

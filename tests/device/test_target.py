@@ -44,6 +44,13 @@ def test_extras_carry_the_names_of_llvm(cpuinfo):
     assert cpu_target(cpuinfo(V4 + " avx512_vnni amx_tile")).features == ("amx-tile", "avx512vnni")
 
 
+@pytest.mark.parametrize(("told", "vendor"), [("GenuineIntel", "intel"), ("AuthenticAMD", "amd"), ("Other", "")])
+def test_the_vendor_is_told_because_kernels_are_tuned_for_it(cpuinfo, told, vendor):
+    path = cpuinfo(V4)
+    path.write_text(f"vendor_id\t: {told}\n{path.read_text()}")
+    assert cpu_target(path).vendor == vendor
+
+
 def test_a_machine_without_cpuinfo_is_generic_and_says_so(tmp_path):
     target = cpu_target(tmp_path / "absent")
     assert target.level == "generic"

@@ -29,10 +29,10 @@ def moe(experts: int, chosen: int, width: int, ffn: int, activation: str) -> Any
         for row in T.parallel(rows):
             with T.sblock("row"):
                 hidden = T.sblock_alloc_buffer((ffn,), "float32")
-                sums = T.sblock_alloc_buffer((2,), "float32", scope="local")
-                left = T.sblock_alloc_buffer((experts,), "float32", scope="local")  # logits, of those not chosen yet
-                ids = T.sblock_alloc_buffer((chosen,), "int32", scope="local")
-                gates = T.sblock_alloc_buffer((chosen,), "float32", scope="local")
+                sums = T.sblock_alloc_buffer((2,), "float32")
+                left = T.sblock_alloc_buffer((experts,), "float32")  # logits, of those not chosen yet
+                ids = T.sblock_alloc_buffer((chosen,), "int32")
+                gates = T.sblock_alloc_buffer((chosen,), "float32")
                 for e in T.serial(experts):
                     left[e] = logits[row, e]
                 sums[0] = T.float32(0)

@@ -91,20 +91,20 @@ def quantise(width: int, bits: int, *, epsilon: float | None = None, form: str =
                 with T.sblock("few"):
                     T.reads()
                     T.writes()
-                    value = T.sblock_alloc_buffer((32,), "float32", scope="local")
-                    whole = T.sblock_alloc_buffer((16,), "int32", scope="local")
-                    sums = T.sblock_alloc_buffer((16,), "int32", scope="local")
-                    one = T.sblock_alloc_buffer((2,), "float32", scope="local")
+                    value = T.sblock_alloc_buffer((32,), "float32")
+                    whole = T.sblock_alloc_buffer((16,), "int32")
+                    sums = T.sblock_alloc_buffer((16,), "int32")
+                    one = T.sblock_alloc_buffer((2,), "float32")
                     convert(value, whole, sums, one, row)
         else:
             for row in T.parallel(rows):
                 with T.sblock("many"):
                     T.reads()
                     T.writes()
-                    value = T.sblock_alloc_buffer((32,), "float32", scope="local")
-                    whole = T.sblock_alloc_buffer((16,), "int32", scope="local")
-                    sums = T.sblock_alloc_buffer((16,), "int32", scope="local")
-                    one = T.sblock_alloc_buffer((2,), "float32", scope="local")
+                    value = T.sblock_alloc_buffer((32,), "float32")
+                    whole = T.sblock_alloc_buffer((16,), "int32")
+                    sums = T.sblock_alloc_buffer((16,), "int32")
+                    one = T.sblock_alloc_buffer((2,), "float32")
                     convert(value, whole, sums, one, row)
 
     kept = (True, normed, True, True, True)

@@ -44,14 +44,14 @@ def rms_norm(width: int, epsilon: float) -> Any:
         if rows < _SERIAL_ROWS:
             for row in T.serial(rows):
                 with T.sblock("few"):
-                    total = T.sblock_alloc_buffer((16,), "float32", scope="local")
-                    scale = T.sblock_alloc_buffer((1,), "float32", scope="local")
+                    total = T.sblock_alloc_buffer((16,), "float32")
+                    scale = T.sblock_alloc_buffer((1,), "float32")
                     norm(total, scale, row)
         else:
             for row in T.parallel(rows):
                 with T.sblock("many"):
-                    total = T.sblock_alloc_buffer((16,), "float32", scope="local")
-                    scale = T.sblock_alloc_buffer((1,), "float32", scope="local")
+                    total = T.sblock_alloc_buffer((16,), "float32")
+                    scale = T.sblock_alloc_buffer((1,), "float32")
                     norm(total, scale, row)
 
     return rms_norm

@@ -34,9 +34,9 @@ def route(experts: int, chosen: int) -> Any:
             T.reads()
             T.writes()
             ids = T.sblock_alloc_buffer((rows * chosen,), "int32")
-            left = T.sblock_alloc_buffer((experts,), "float32", scope="local")  # logits, of those not chosen yet
-            place = T.sblock_alloc_buffer((experts,), "int32", scope="local")  # where an expert's next pair goes
-            total = T.sblock_alloc_buffer((1,), "float32", scope="local")
+            left = T.sblock_alloc_buffer((experts,), "float32")  # logits, of those not chosen yet
+            place = T.sblock_alloc_buffer((experts,), "int32")  # where an expert's next pair goes
+            total = T.sblock_alloc_buffer((1,), "float32")
             for e in T.serial(experts):
                 place[e] = 0
             for row in T.serial(rows):

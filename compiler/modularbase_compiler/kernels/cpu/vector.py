@@ -6,6 +6,7 @@ import math
 from typing import Any, Final
 
 from tvm import tirx
+from tvm.script import tirx as T  # noqa: N812  # TVMScript's own name
 
 from modularbase_compiler.kernels.activation import exponent
 
@@ -21,6 +22,12 @@ def fill(value: float) -> Any:
 def fill_int(value: int) -> Any:
     """Return an int32 vector of a constant."""
     return tirx.Broadcast(tirx.const(value, "int32"), LANES)
+
+
+def prefetch(element: Any) -> Any:
+    """Ask for the cache line of a buffer's element, which may lie past the buffer's end: a hint, never a fault."""
+    near, read, data = tirx.const(3, "int32"), tirx.const(0, "int32"), tirx.const(1, "int32")
+    return T.call_llvm_intrin("void", "llvm.prefetch.p0", T.address_of(element), read, near, data)
 
 
 def exp2(x: Any) -> Any:
