@@ -28,8 +28,8 @@ class CpuKernels:
 
     def __init__(self, level: str, features: Collection[str] = (), vendor: str = "") -> None:
         self._products = products(level, features)
-        # on a Sapphire Rapids a lone row reads int8 weights at 31.6 GB/s with, 27 to 29 without, int4 at 26 and 21, of
-        # 32 that can be read; on a Zen 4, whose own prefetchers do better, it cost 10 to 20 %
+        # on a Sapphire Rapids, of 32 GB/s that can be read, a lone row reads int8 weights at 31 with and 28 without,
+        # int4 at 29 and 21 (into L1: 26); on a Zen 4, whose own prefetchers do better, it cost 10 to 20 %
         self._ahead_bytes = 4096 if vendor == "intel" else 0
         # accumulators must fit the registers: 32 of 16 lanes with AVX-512, 16 of 8 before
         self._tile = (6, 2) if level == "x86-64-v4" else (3, 1)
@@ -37,7 +37,9 @@ class CpuKernels:
 
     def linear(self, n: int, k: int, *, bias: bool, residual: bool, stored: str) -> Any:
         """Make the packed kernel."""
-        return _linear(n, k, bias=bias, residual=residual, stored=stored, tile=self._tile, ahead_bytes=self._ahead_bytes)
+        return _linear(
+            n, k, bias=bias, residual=residual, stored=stored, tile=self._tile, ahead_bytes=self._ahead_bytes
+        )
 
     def linear_groups(self, n: int, k: int, bits: int, *, bias: bool, residual: bool) -> Any:
         """Make the kernel that fits the processor."""

@@ -1,6 +1,6 @@
 """Causal grouped-query attention over pages, float32: how the work is cut into tasks.
 
-Decode, where every sequence has one row: a task is a row and a block of 256 keys, for all heads. Else: one kv head and
+Decode, where every sequence has one row: a task is a row, a block of 256 keys and one kv head. Else: one kv head and
 some rows of a sequence, which share each block's rotated keys. Blocks begin at the first key and are merged in order,
 so a row's bits depend neither on its batch, nor on its chunk, nor on threads.
 """
@@ -67,8 +67,8 @@ def attend(layers: int, heads: int, kv_heads: int, size: int, positions: int, *,
         def place_block(place, task, blocks):
             # place: 0 sequence, 1 block, 2 last page, 3 for `score_pages`, 4 position, 5 tokens seen, 6 row,
             # 7 first partial
-            place[0] = T.cast(task // blocks, "int32")
-            place[1] = T.cast(task % blocks, "int32")
+            place[0] = T.cast(task // kv_heads // blocks, "int32")
+            place[1] = T.cast(task // kv_heads % blocks, "int32")
 
         @T.inline
         def place_row(place, row, blocks):
@@ -99,8 +99,8 @@ def attend(layers: int, heads: int, kv_heads: int, size: int, positions: int, *,
                 place[2] = (place[4] + place[3] - 1) // PAGE
 
         @T.inline
-        def attend_block(acc, turned, wide, narrow, query, scores, partial, place):
-            for tile in T.serial(heads // some):
+        def attend_block(acc, turned, wide, narrow, query, scores, partial, place, head):
+            for tile in T.serial(shared // some):
                 score_pages(
                     acc,
                     turned,
@@ -111,7 +111,7 @@ def attend(layers: int, heads: int, kv_heads: int, size: int, positions: int, *,
                     visible,
                     place,
                     layer,
-                    tile * some // shared,
+                    head,
                     tile * some,
                     (place[5] + PAGE - 1) // PAGE,
                     some,
@@ -123,7 +123,7 @@ def attend(layers: int, heads: int, kv_heads: int, size: int, positions: int, *,
                         narrow,
                         scores,
                         partial,
-                        place[7] + tile * some + i,
+                        place[7] + head * shared + tile * some + i,
                         place[1] * SPAN,
                         (place[5] + PAGE - 1) // PAGE,
                         place[4],
@@ -137,9 +137,9 @@ def attend(layers: int, heads: int, kv_heads: int, size: int, positions: int, *,
                     partial,
                     place[0],
                     layer,
-                    tile * some // shared,
+                    head,
                     place[1],
-                    place[7] + tile * some,
+                    place[7] + head * shared + tile * some,
                     place[5],
                     some,
                     some_vectors,
@@ -191,7 +191,7 @@ def attend(layers: int, heads: int, kv_heads: int, size: int, positions: int, *,
                 T.reads()
                 T.writes()
                 partials = T.sblock_alloc_buffer((rows * ((listed + BLOCK - 1) // BLOCK) * heads, floats), "float32")
-                for task in T.parallel(batch * ((listed + BLOCK - 1) // BLOCK)):
+                for task in T.parallel(batch * ((listed + BLOCK - 1) // BLOCK) * kv_heads):
                     with T.sblock("block"):
                         T.reads()
                         T.writes()
@@ -201,14 +201,16 @@ def attend(layers: int, heads: int, kv_heads: int, size: int, positions: int, *,
                         wide = T.sblock_alloc_buffer((16,), "float32")
                         narrow = T.sblock_alloc_buffer((1,), "float32")
                         turn = T.sblock_alloc_buffer((size,), "float32")
-                        query = T.sblock_alloc_buffer((heads * size,), "float32")
+                        query = T.sblock_alloc_buffer((shared * size,), "float32")
                         scores = T.sblock_alloc_buffer((some * SPAN,), "float32")
                         place_block(place, task, (listed + BLOCK - 1) // BLOCK)
                         for row in T.serial(lengths[place[0]]):
                             place_row(place, row, (listed + BLOCK - 1) // BLOCK)
                             if place[5] > 0:
-                                rotate_query(query, turn, x, table, place[6], place[4], 0, 0, heads)
-                                attend_block(acc, turned, wide, narrow, query, scores, partials, place)
+                                rotate_query(
+                                    query, turn, x, table, place[6], place[4], task % kv_heads * shared, 0, shared
+                                )
+                                attend_block(acc, turned, wide, narrow, query, scores, partials, place, task % kv_heads)
                 for b in T.parallel(batch):
                     with T.sblock("merge"):
                         T.reads()

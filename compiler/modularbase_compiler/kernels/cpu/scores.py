@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from tvm.script import tirx as T  # noqa: N812  # TVMScript's own name
 
-from modularbase_compiler.kernels.cpu.vector import LOG2_E
+from modularbase_compiler.kernels.cpu.vector import LOG2_E, prefetch
 from modularbase_core.sdk.architecture import PAGE_TOKENS as PAGE
 
 BLOCK: Final = 16
@@ -115,17 +115,8 @@ def scoring(size: int, kv_heads: int) -> Any:
 
     @T.inline
     def fetch(pages, page_id, layer, side, head, line):
-        # into L2: pages lie scattered, and the processor's own fetching stops where one ends
-        T.evaluate(
-            T.call_llvm_intrin(
-                "void",
-                "llvm.prefetch",
-                T.address_of(pages[page_id, layer, side, head, line * 16]),
-                T.int32(0),
-                T.int32(2),
-                T.int32(1),
-            )
-        )
+        # pages lie scattered, and the processor's own fetching stops where one ends
+        T.evaluate(prefetch(pages[page_id, layer, side, head, line * 16]))
 
     @T.inline
     def score_pages(

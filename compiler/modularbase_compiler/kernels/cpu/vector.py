@@ -25,9 +25,9 @@ def fill_int(value: int) -> Any:
 
 
 def prefetch(element: Any) -> Any:
-    """Ask for the cache line of a buffer's element, which may lie past the buffer's end: a hint, never a fault."""
-    near, read, data = tirx.const(3, "int32"), tirx.const(0, "int32"), tirx.const(1, "int32")
-    return T.call_llvm_intrin("void", "llvm.prefetch.p0", T.address_of(element), read, near, data)
+    """Ask L2 for the cache line of a buffer's element, which may lie past the buffer's end: a hint, never a fault."""
+    read, second, data = (tirx.const(value, "int32") for value in (0, 2, 1))
+    return T.call_llvm_intrin("void", "llvm.prefetch", T.address_of(element), read, second, data)
 
 
 def exp2(x: Any) -> Any:
