@@ -45,6 +45,7 @@ class Region:
         """
         assert sum(map(form_bytes, forms)) <= self.size_bytes, "more is carved from a region than it holds"
         if tuple(forms) != self._forms:
+            self.device.forget(self._tensors)
             self._forms = self._tensors = ()  # a GPU's memory is given back before more is taken
             self._tensors, self._forms = tuple(self._made(forms)), tuple(forms)
         return self._tensors

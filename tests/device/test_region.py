@@ -55,6 +55,9 @@ class FakeGpu:
         self.allocations += 1
         return Tensor(shape, dtype, FakeHandle(shape, dtype), None)
 
+    def forget(self, tensors):
+        self.forgotten = len(tensors)
+
 
 class FakeHandle:
     def __init__(self, shape, dtype):
