@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 from modularbase_core.errors import ArtefactError
 
 LIBRARY: Final = "libcudart.so.13"
+_PLACES: Final = ("nvidia/cu13/lib", "torch/lib")
 HOST_TO_DEVICE: Final = 1
 DEVICE_TO_HOST: Final = 2
 DEVICE_TO_DEVICE: Final = 3
@@ -123,10 +124,11 @@ class CudaRuntime:
 
 
 def preload() -> None:
-    """Load the library from its wheel, where the system has none: TVM's own is linked against it."""
+    """Load the library from its wheel or torch's, where the system has none: TVM's own is linked against it."""
     for folder in sys.path:
-        library = Path(folder, "nvidia", "cu13", "lib", LIBRARY)
-        if library.is_file():
-            with suppress(OSError):  # then the system's own may serve
-                ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
-            return
+        for place in _PLACES:
+            library = Path(folder, place, LIBRARY)
+            if library.is_file():
+                with suppress(OSError):  # then the system's own may serve
+                    ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+                return
