@@ -55,6 +55,18 @@ class Runtime(Protocol):
     def synchronise(self, stream: Handle) -> None:
         """Wait until a stream has done all that it was given."""
 
+    def pinned(self, size_bytes: int) -> int:
+        """Return the address of host memory that is copied from without the CPU; it is never given back."""
+
+    def new_event(self) -> Handle:
+        """Make a mark for streams; until it is recorded nobody waits for it."""
+
+    def record(self, event: Handle, stream: Handle) -> None:
+        """Put a mark behind what a stream was given so far."""
+
+    def wait(self, event: Handle) -> None:
+        """Wait until a stream has come to the mark."""
+
 
 class CudaRuntime:
     """The real one. Raises ArtefactError where the library cannot be loaded."""
@@ -103,6 +115,22 @@ class CudaRuntime:
     def synchronise(self, stream: Handle) -> None:
         """Wait until a stream has done all that it was given."""
         self._call("cudaStreamSynchronize", ctypes.c_void_p(stream))
+
+    def pinned(self, size_bytes: int) -> int:
+        """Return the address of host memory that is copied from without the CPU; it is never given back."""
+        return self._made("cudaMallocHost", ctypes.c_size_t(size_bytes))
+
+    def new_event(self) -> Handle:
+        """Make a mark for streams; until it is recorded nobody waits for it."""
+        return self._made("cudaEventCreateWithFlags", ctypes.c_uint(_NO_TIMING))
+
+    def record(self, event: Handle, stream: Handle) -> None:
+        """Put a mark behind what a stream was given so far."""
+        self._call("cudaEventRecord", ctypes.c_void_p(event), ctypes.c_void_p(stream))
+
+    def wait(self, event: Handle) -> None:
+        """Wait until a stream has come to the mark."""
+        self._call("cudaEventSynchronize", ctypes.c_void_p(event))
 
     def free_bytes(self) -> tuple[int, int]:
         """Return the bytes of the device that nobody has, and all of them."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from modularbase_core.device.cudart import CudaRuntime, preload
 from modularbase_core.device.metadata import ArtefactMeta, ProgramMeta, read_meta
 from modularbase_core.device.target import physical_cores
 from modularbase_core.device.tensor import Array, Tensor
+from modularbase_core.device.uploads import Uploads
 from modularbase_core.errors import ArtefactError
 
 __all__ = ["ALIGNMENT", "BoundProgram", "Device", "Executable", "Tensor"]
@@ -43,6 +44,7 @@ class Device:
             _check_cuda(self._runtime)
         self.handle = self._runtime.device(name, index)
         self.cuda = CudaRuntime() if name == "cuda" else None
+        self._uploads = Uploads(self.cuda) if self.cuda is not None else None
         self.graphs = self._new_graphs() if graphs and self.cuda is not None else None
 
     @property
@@ -59,6 +61,14 @@ class Device:
         tensor = Tensor(shape, dtype, self._runtime.empty(shape, dtype, self.handle), None, self.cuda)
         tensor.write(np.zeros(shape, dtype))
         return tensor
+
+    def upload(self, values: Iterable[tuple[Tensor, NDArray[np.uint8]]]) -> None:
+        """Copy bytes to tensors; on a GPU beside what it computes. They are there when this returns."""
+        if self._uploads is not None:
+            self._uploads.send(values)
+            return
+        for tensor, whole in values:
+            tensor.write(whole.view(tensor.dtype).reshape(tensor.shape))
 
     def forget(self, tensors: Sequence[Tensor]) -> None:
         """Drop what was recorded of calls with these tensors, which are about to be freed."""

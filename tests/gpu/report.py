@@ -102,8 +102,9 @@ def _peer_rows(one: dict[str, Any], results: Results) -> list[Row]:
 
 def _swap_rows(one: dict[str, Any], results: Results) -> list[Row]:
     note = "" if one["swapped"] else "the packs all have slots: nothing was swapped"
-    size = f"{one['bytes'] / 2**20:.1f}"
-    return [{**_named(one), "MiB": size, "ms": f"{one['ms']:.1f}", "GB/s": f"{one['gb_s']:.1f}", "note": note}]
+    row = {"MiB": f"{one['bytes'] / 2**20:.1f}", "ms": f"{one['ms']:.1f}", "GB/s": f"{one['gb_s']:.1f}"}
+    row |= {"a step, ms": f"{one['step_ms']:.2f}", "beside swaps, ms": f"{one['step_beside_ms']:.2f}"}
+    return [{**_named(one), **row, "note": note}]
 
 
 def _memory_rows(one: dict[str, Any], results: Results) -> list[Row]:

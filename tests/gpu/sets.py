@@ -119,5 +119,5 @@ def _write_large(folder: Path) -> dict[str, Path]:
         directories[name] = folder / name
         if not (directories[name] / "manifest.json").exists():
             described = tiny_packs.manifest(name, type_, network, **({} if type_ == "base" else {"base": "large-base"}))
-            tiny_packs.write_pack(directories[name], described, seed, deviation=0.02)
+            tiny_packs.write_pack(directories[name], described, seed, deviation=0.02, form="fp16")
     return directories

@@ -72,10 +72,11 @@ def test_what_was_not_prepared_is_told_and_nothing_is_run(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_checks_come_before_all_that_is_timed_and_peers_once_a_set(tmp_path):
+def test_checks_come_before_what_is_timed_and_torch_is_timed_once(tmp_path):
     found = run.jobs(options(tmp_path, "--sets", "tiny", "--precisions", "float32", "int8"))
-    assert [job.section for job in found[:5]] == ["programs", "programs", "turns", "turns", "bandwidth"]
-    assert [job.precision for job in found if job.section == "peers"] == ["float32"]
+    first = ["programs", "turns", "bandwidth", "speed", "memory", "swap", "peers"]
+    assert [job.section for job in found] == [*first, "programs", "turns", "speed", "memory", "swap"]
+    assert [job.precision for job in found] == ["float32"] * 7 + ["int8"] * 5
 
 
 def test_what_has_no_kernels_is_left_out_with_its_reason(tmp_path, capsys):

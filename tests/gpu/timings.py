@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import statistics
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -12,9 +13,14 @@ from typing import Any, Final
 import numpy as np
 from gpu.options import Options, answer, load
 
+from modularbase_core.context.page import PageTable
 from modularbase_core.device.executable import Device
 from modularbase_core.device.layouts import planned_bytes
+from modularbase_core.engine.scheduler import Engine
+from modularbase_core.host import Parts
 from modularbase_core.host.speed import measure
+from modularbase_core.turn.route import force
+from modularbase_core.turn.sequence import Sequence as Conversation
 
 BATCHES: Final = (1, 4, 8)
 
@@ -52,21 +58,31 @@ def speed(options: Options) -> dict[str, Any]:
 
 
 def swap(options: Options) -> dict[str, Any]:
-    """Time bringing packs in by turns, more of them than there are slots."""
+    """Time bringing packs in by turns, more of them than there are slots; and decoding while another thread does so."""
     parts, _ = load(options)
     engine, names = parts.engine(), options.packs.packs[1:]
-    seconds = []
-    for number in range(2 if options.small else 8):
-        for name in names:
-            begun = time.perf_counter()
-            with engine.slots.hold([name]):
-                parts.device.synchronise()
-                if number:  # the first time it is repacked and read
-                    seconds.append(time.perf_counter() - begun)
+    rounds, steps = (2, 4) if options.small else (8, 200)
+    seconds: list[float] = []
+    for number in range(rounds):
+        taken = _bring(engine, names)
+        seconds += taken if number else []  # the first time they are repacked and read
     metas = [one.meta for one in parts.executables.values() if one.meta.architecture.kind == "pack"]
     size, middle = max(map(planned_bytes, metas)), statistics.median(seconds)
-    swapped = len(names) > parts.config.slots
-    return {"ok": True, "swapped": swapped, "bytes": size, "ms": 1e3 * middle, "gb_s": size / middle / 1e9}
+    said = {"swapped": len(names) > parts.config.slots, "bytes": size, "ms": 1e3 * middle, "gb_s": size / middle / 1e9}
+    alone, over = _step_ms(parts, engine, options.packs.packs[0], steps), threading.Event()
+
+    def keep_bringing() -> None:
+        while not over.is_set():
+            _bring(engine, names)
+
+    other = threading.Thread(target=keep_bringing)
+    other.start()
+    try:
+        beside = _step_ms(parts, engine, options.packs.packs[0], steps)
+    finally:
+        over.set()
+        other.join()
+    return {"ok": True, **said, "step_ms": alone, "step_beside_ms": beside}
 
 
 def memory(options: Options) -> dict[str, Any]:
@@ -78,6 +94,31 @@ def memory(options: Options) -> dict[str, Any]:
         answer(parts, engine, name, list(range(5, 69)), 4)
     used, planned = _used(parts.device) - before, parts.budget.planned_bytes
     return {"ok": True, "planned": planned, "measured": used, "total": options.memory_bytes}
+
+
+def _bring(engine: Engine, names: Sequence[str]) -> list[float]:
+    """Bring packs in one after the other; return the seconds of each."""
+    seconds = []
+    for name in names:
+        begun = time.perf_counter()
+        with engine.slots.hold([name]):
+            seconds.append(time.perf_counter() - begun)
+    return seconds
+
+
+def _step_ms(parts: Parts, engine: Engine, pack: str, steps: int) -> float:
+    """Return the median of a decode step's milliseconds."""
+    one, taken = Conversation(PageTable(parts.base.window), route=force([pack])), []
+    with engine.slots.hold([pack]) as slots:
+        placed = {pack: slots[0].content}
+        engine.understanding.ingest(one, list(range(5, 69)))
+        engine.decoding.prefill(one, placed)
+        for step in range(4 + steps):
+            begun = time.perf_counter()
+            engine.decoding.step([one], [5 + step], placed)
+            taken.append(time.perf_counter() - begun)
+        engine.release(one)
+    return 1e3 * statistics.median(taken[4:])
 
 
 def _best(work: Callable[[], object], device: Device, rounds: int) -> float:
