@@ -123,6 +123,10 @@ def _why(one: dict[str, Any]) -> str:
     if one["section"] == "programs":
         bad = [f"{two['kind']} {two['worst']:.1e} > {two['bound']:.0e}" for two in one["artefacts"] if not two["ok"]]
         return "error too large: " + ", ".join(bad)
+    if one["section"] == "speed":
+        return "no call could be recorded as a graph; its log has the warning"
+    if one["section"] == "memory":
+        return f"{one['measured'] / 2**20:,.0f} MiB were taken of {one['total'] / 2**20:,.0f}"
     asked = {"graphs_alike": "graphs change bits", "swap_alike": "a swap changes bits"}
     told = [words for name, words in asked.items() if not one.get(name, True)]
     return ", ".join([*told, f"worst error {one['worst']:.1e}, bound {one['bound']:.0e}"])

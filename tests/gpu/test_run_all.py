@@ -51,6 +51,17 @@ def test_the_report_gives_decode_as_a_share_of_the_memory_speed_measured():
     assert "| 4gb | float16 | graphs | 40,000 | 800 | 5,000 | 20% | 9 |" in text
 
 
+def test_every_way_to_fail_has_its_words():
+    turns = {"section": "turns", "ok": False, "worst": 0.5, "bound": 2e-2, "swap_alike": False, "packs": {}}
+    memory = {"section": "memory", "ok": False, "planned": 1 << 30, "measured": 5 << 30, "total": 4 << 30}
+    named = {"set": "4gb", "precision": "float16"}
+    speed = {**SPEED, "ok": False, "recorded": 0}
+    text = page({"t": {**turns, **named}, "m": {**memory, **named}, "s": speed}, {})
+    assert "- t: a swap changes bits, worst error 5.0e-01, bound 2e-02" in text
+    assert "- m: 5,120 MiB were taken of 4,096" in text
+    assert "- s: no call could be recorded as a graph" in text
+
+
 def test_the_report_lies_beside_its_values(tmp_path):
     write_report({"b": SPEED}, {"device": "cuda"}, tmp_path)
     assert json.loads((tmp_path / "report.json").read_text())["results"] == {"b": SPEED}

@@ -54,7 +54,7 @@ def speed(options: Options) -> dict[str, Any]:
         }
         recorded = parts.device.graphs
         found["recorded"] = max(found.get("recorded", 0), len(recorded) if recorded is not None else 0)
-    return {"ok": True, "prompt": one.prompt, **found}
+    return {"ok": options.device == "cpu" or found["recorded"] > 0, "prompt": one.prompt, **found}
 
 
 def swap(options: Options) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def memory(options: Options) -> dict[str, Any]:
     for name in options.packs.packs[: parts.config.slots + 1]:
         answer(parts, engine, name, list(range(5, 69)), 4)
     used, planned = _used(parts.device) - before, parts.budget.planned_bytes
-    return {"ok": True, "planned": planned, "measured": used, "total": options.memory_bytes}
+    return {"ok": used <= options.memory_bytes, "planned": planned, "measured": used, "total": options.memory_bytes}
 
 
 def _bring(engine: Engine, names: Sequence[str]) -> list[float]:
