@@ -71,12 +71,12 @@ class Runtime(Protocol):
 class CudaRuntime:
     """The real one. Raises ArtefactError where the library cannot be loaded."""
 
-    def __init__(self) -> None:
+    def __init__(self, library: str = LIBRARY) -> None:
         preload()
         try:
-            self._library = ctypes.CDLL(LIBRARY)
+            self._library = ctypes.CDLL(library)
         except OSError as error:
-            raise ArtefactError(f"{LIBRARY} cannot be loaded ({error}); install the CUDA 13 runtime") from None
+            raise ArtefactError(f"{library} cannot be loaded ({error}); install the CUDA 13 runtime") from None
         self._library.cudaGetErrorString.restype = ctypes.c_char_p
 
     def new_stream(self) -> Handle:
