@@ -58,6 +58,7 @@ class EngineConfig:
     sessions_dir: where conversations that have a name are kept. session_bytes: the most that one conversation takes on
     disk. cold: int8 or int4, of what leaves the hot window and is not kept exactly. cold_store: what keeps it, by name.
     base_precision, pack_precision: float32, float16, int8 or int4 of their weights; auto is float16 and int8 on a CPU.
+    cuda_graphs: on a GPU, replay the calls of a decode step as one launch each.
     """
 
     base: str | None = None
@@ -84,6 +85,7 @@ class EngineConfig:
     cold_store: str = "lmdb"
     base_precision: str = "auto"
     pack_precision: str = "auto"
+    cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
         if self.device not in ("cpu", "cuda"):
@@ -122,8 +124,9 @@ class EngineConfig:
             raise ConfigError(f"eviction is {self.eviction!r}; use lru or lfru")
         if self.cold not in ("int8", "int4"):
             raise ConfigError(f"cold is {self.cold!r}; use int8 or int4")
-        if not isinstance(self.prefetch, bool):
-            raise ConfigError(f"prefetch is {self.prefetch!r}; use true or false")
+        for name in ("prefetch", "cuda_graphs"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; use true or false")
         if not isinstance(self.pins, tuple) or not all(isinstance(word, str) for word in self.pins):
             raise ConfigError(f"pins is {self.pins!r}; use a list of packs' ids")
 

@@ -24,13 +24,13 @@ class Growing:
         size = qkv.shape[-1] // (heads + 2 * kv_heads)
         x = qkv.view(self._batch, -1, heads + 2 * kv_heads, size).transpose(1, 2)
         end = self.length + x.shape[2]
-        both = rotary.transpose(1, 2).reshape(-1, size)[self.length : end]
+        both = rotary.transpose(1, 2).reshape(-1, size)[self.length : end].to(qkv.dtype)
         cos, sin, half = both[:, : size // 2], both[:, size // 2 :], size // 2
         low, high = x[:, : heads + kv_heads, :, :half], x[:, : heads + kv_heads, :, half:]
         rotated = torch.cat([low * cos - high * sin, high * cos + low * sin], -1)
         if layer not in self._caches:
             shape = (self._batch, kv_heads, self._longest, size)
-            self._caches[layer] = (torch.empty(shape), torch.empty(shape))
+            self._caches[layer] = (qkv.new_empty(shape), qkv.new_empty(shape))
         keys, values = self._caches[layer]
         keys[:, :, self.length : end] = rotated[:, heads:]
         values[:, :, self.length : end] = x[:, heads + kv_heads :]
@@ -39,7 +39,7 @@ class Growing:
             keys[:, :, :end],
             values[:, :, :end],
             is_causal=self.length == 0,
-            attn_mask=None if self.length == 0 or x.shape[2] == 1 else _causal(x.shape[2], end),
+            attn_mask=None if self.length == 0 or x.shape[2] == 1 else _causal(x.shape[2], end, qkv.device),
             enable_gqa=True,
         )
         return out.transpose(1, 2).reshape(qkv.shape[0], heads * size)
@@ -52,8 +52,11 @@ class Growing:
 class EagerModel:
     """Base and one pack with a growing cache: `feed` new tokens of every sequence, get the last rows' logits."""
 
-    def __init__(self, base: Path, pack: Path) -> None:
-        self._base, self._pack = load_shipped(base), load_shipped(pack)
+    def __init__(
+        self, base: Path, pack: Path, precision: str = "float32", device: str = "cpu", dtype: torch.dtype | None = None
+    ) -> None:
+        self._device = device
+        self._base, self._pack = (load_shipped(path, precision).to(device, dtype) for path in (base, pack))
 
     def start(self, batch: int, longest: int) -> None:
         """Begin `batch` empty sequences."""
@@ -65,12 +68,12 @@ class EagerModel:
         """Add token_ids [batch, n]; return logits [batch, V] of the last ones."""
         understanding, expert, fusion = self._places
         count = token_ids.shape[1]
-        hidden = self._base.understand(token_ids.flatten(), understanding)
-        rows = torch.arange(1, self._batch + 1) * count - 1
+        hidden = self._base.understand(token_ids.flatten().to(self._device), understanding)
+        rows = torch.arange(1, self._batch + 1, device=self._device) * count - 1
         output = self._pack(hidden, expert)
         logits: Tensor = self._base.fuse(output, fusion, rows)
         if self._pack.head is not None:
-            logits = self._pack.head(output, rows, logits, torch.ones(len(rows)))
+            logits = self._pack.head(output, rows, logits, logits.new_ones(len(rows)))
         for place in self._places:
             place.length += count
         return logits
@@ -86,5 +89,5 @@ class EagerModel:
         return said, logits
 
 
-def _causal(rows: int, end: int) -> Tensor:
-    return torch.ones(rows, end, dtype=torch.bool).tril(end - rows)
+def _causal(rows: int, end: int, device: torch.device) -> Tensor:
+    return torch.ones(rows, end, dtype=torch.bool, device=device).tril(end - rows)

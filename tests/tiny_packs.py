@@ -38,16 +38,18 @@ def manifest(id: str, type: str, architecture: Architecture, **more: object) -> 
     return Manifest(id=id, name=id.title(), version="1.0.0", type=type, architecture=architecture, **more)
 
 
-def write_pack(directory: Path, described: Manifest, seed: int = 0) -> Path:
-    """Write weights, routing keys, tokenizer and manifest of one pack; return its directory."""
+def write_pack(
+    directory: Path, described: Manifest, seed: int = 0, deviation: float = 0.05, form: str = "int8"
+) -> Path:
+    """Write random weights, routing keys, tokenizer and manifest of one pack; return its directory."""
     directory.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
     shapes = parameter_shapes(described.network)
-    tensors = {name: random.normal(0, 0.05, shape).astype(np.float32) for name, shape in shapes.items()}
+    tensors = {name: random.normal(0, deviation, shape).astype(np.float32) for name, shape in shapes.items()}
     for name in tensors:
         if "norm" in name:
             tensors[name][:] = 1.0
-    write_weights(directory / WEIGHTS_FILE, tensors)
+    write_weights(directory / WEIGHTS_FILE, tensors, form=form)
     if described.type in ("system", "domain"):
         keys = random.normal(size=(2, ROUTER.key_size)).astype(np.float32)
         keys /= np.linalg.norm(keys, axis=1, keepdims=True)

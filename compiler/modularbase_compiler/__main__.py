@@ -73,7 +73,7 @@ def _builds(options: argparse.Namespace) -> list[Build]:
         value = _read_json(path)
         value = value.get("architecture", value) if isinstance(value, dict) else {}
         architecture = architecture_from_dict(value)
-        build = plan_build(architecture, target, {architecture.kind: options.precision})
+        build = plan_build(architecture, target, dict.fromkeys(("base", "pack"), options.precision))
         builds[build.key] = build
     return list(builds.values())
 

@@ -6,90 +6,46 @@ out (64-byte aligned; on the CPU numpy and TVM see the same bytes). Which progra
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from modularbase_core.device.captured import MOST_ROWS, Graphs, Storages
+from modularbase_core.device.cudart import CudaRuntime, preload
 from modularbase_core.device.metadata import ArtefactMeta, ProgramMeta, read_meta
 from modularbase_core.device.target import physical_cores
+from modularbase_core.device.tensor import Array, Tensor
+from modularbase_core.device.uploads import Uploads
 from modularbase_core.errors import ArtefactError
+
+__all__ = ["ALIGNMENT", "BoundProgram", "Device", "Executable", "Tensor"]
 
 ALIGNMENT: Final = 64
 """Bytes that tensors are aligned to: a cache line, and what TVM asks of memory that it did not allocate."""
 
-Array = NDArray[Any]  # Any: tensors are of several dtypes, told at run time
-
-
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """Memory of a device that programs read and write. `handle` is TVM's, `host` numpy's view (CPU only)."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    handle: Any  # tvm.runtime.Tensor, which is not imported here and has no types
-    host: Array | None
-
-    def numpy(self) -> Array:
-        """Return a view on the CPU, a copy from a GPU."""
-        if self.host is not None:
-            return self.host
-        copied: Array = self.handle.numpy()
-        return copied
-
-    def write(self, values: Array) -> None:
-        """Copy `values`, of the same shape, into the tensor."""
-        if self.host is not None:
-            self.host[...] = values
-        else:
-            self.handle.copyfrom(np.ascontiguousarray(values, dtype=self.dtype))
-
-    def read_rows(self, rows: Sequence[int]) -> Array:
-        """Copy some of the first axis to the CPU: [len(rows), ...]."""
-        if self.host is not None:
-            copied: Array = self.host[list(rows)]
-            return copied
-        return np.concatenate([np.zeros((0, *self.shape[1:]), self.dtype), *(self._row(row).numpy() for row in rows)])
-
-    def write_row(self, row: int, values: Array) -> None:
-        """Copy `values` [...] into one of the first axis."""
-        if self.host is not None:
-            self.host[row] = values
-        else:
-            self._row(row).copyfrom(np.ascontiguousarray(values[None], dtype=self.dtype))
-
-    def copy_row(self, source: int, target: int) -> None:
-        """Copy one of the first axis over another; on a GPU nothing passes through the CPU."""
-        if self.host is not None:
-            self.host[target] = self.host[source]
-        else:
-            self._row(target).copyfrom(self._row(source))
-
-    def _row(self, row: int) -> Any:
-        shape = (1, *self.shape[1:])
-        size_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
-        return self.handle._create_view(shape, self.dtype, relative_byte_offset=row * size_bytes)
-
 
 class Device:
-    """Where tensors live: "cpu" or "cuda". Makes them; owns none."""
+    """Where tensors live: "cpu" or "cuda". Makes them; owns none. graphs: whether a GPU replays short calls."""
 
-    def __init__(self, name: str = "cpu", index: int = 0, threads: int | None = None) -> None:
+    def __init__(self, name: str = "cpu", index: int = 0, threads: int | None = None, *, graphs: bool = True) -> None:
         self.name = name
         if name == "cuda":
-            _preload_cuda_runtime()
+            preload()
         self._runtime = _import_tvm(threads or physical_cores())
         if name == "cuda":
             _check_cuda(self._runtime)
         self.handle = self._runtime.device(name, index)
+        self.cuda = CudaRuntime() if name == "cuda" else None
+        self._uploads = Uploads(self.cuda) if self.cuda is not None else None
+        self.graphs = self._new_graphs() if graphs and self.cuda is not None else None
 
     @property
     def architecture(self) -> str:
@@ -102,9 +58,22 @@ class Device:
         if self.name == "cpu":
             size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
             return self.view(self.host_bytes(size).view(dtype).reshape(shape))
-        tensor = Tensor(shape, dtype, self._runtime.empty(shape, dtype, self.handle), None)
+        tensor = Tensor(shape, dtype, self._runtime.empty(shape, dtype, self.handle), None, self.cuda)
         tensor.write(np.zeros(shape, dtype))
         return tensor
+
+    def upload(self, values: Iterable[tuple[Tensor, NDArray[np.uint8]]]) -> None:
+        """Copy bytes to tensors; on a GPU beside what it computes. They are there when this returns."""
+        if self._uploads is not None:
+            self._uploads.send(values)
+            return
+        for tensor, whole in values:
+            tensor.write(whole.view(tensor.dtype).reshape(tensor.shape))
+
+    def forget(self, tensors: Sequence[Tensor]) -> None:
+        """Drop what was recorded of calls with these tensors, which are about to be freed."""
+        if self.graphs is not None:
+            self.graphs.forget([tensor.address for tensor in tensors])
 
     def host_bytes(self, size_bytes: int) -> NDArray[np.uint8]:
         """Allocate zeros of the CPU's memory, aligned; what is never written is never resident."""
@@ -125,11 +94,25 @@ class Device:
     def wrap(self, handle: Any) -> Tensor:
         """View a result of a program as a Tensor; no copy."""
         host = np.from_dlpack(handle) if self.name == "cpu" else None
-        return Tensor(tuple(handle.shape), str(handle.dtype), handle, host)
+        return Tensor(tuple(handle.shape), str(handle.dtype), handle, host, self.cuda)
 
     def synchronise(self) -> None:
         """Wait until the device has done all that it was given."""
         self.handle.sync()
+
+    def _new_graphs(self) -> Graphs:
+        assert self.cuda is not None
+        storages = Storages()
+        _lend_storages(storages)
+        return Graphs(self.cuda, storages, lambda other: self.tensor(other.shape, other.dtype), self._launching_on)
+
+    @contextmanager
+    def _launching_on(self, stream: int) -> Iterator[None]:
+        self.handle.set_raw_stream(stream)
+        try:
+            yield
+        finally:
+            self.handle.set_raw_stream(0)
 
 
 class Executable:
@@ -182,16 +165,24 @@ class Executable:
 class BoundProgram:
     """A program with its weights: call it with its inputs, in the order of `meta.inputs`."""
 
-    __slots__ = ("_device", "_function", "_parameters", "meta")
+    __slots__ = ("_addresses", "_device", "_function", "_parameters", "meta")
 
     def __init__(self, device: Device, meta: ProgramMeta, function: Any, parameters: tuple[Any, ...]) -> None:
         self.meta = meta
         self._device = device
         self._function = function
         self._parameters = parameters
+        recorded = parameters if device.graphs is not None else ()
+        self._addresses = frozenset(int(handle.data_ptr()) for handle in recorded)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        """Run; return the computed tensor. Updated inputs are written in place."""
+        """Run; return the computed tensor, which on a GPU the same call writes over. Updated inputs change in place."""
+        graphs = self._device.graphs
+        if graphs is None or inputs[0].shape[0] > MOST_ROWS:
+            return self._run(inputs)
+        return graphs.run(self._function, inputs, self._addresses, partial(self._run, inputs))
+
+    def _run(self, inputs: Sequence[Tensor]) -> Tensor:
         result = self._function(*[tensor.handle for tensor in inputs], *self._parameters)
         return self._device.wrap(result[0] if self.meta.results > 1 else result)
 
@@ -214,14 +205,11 @@ def _import_tvm(threads: int) -> Any:
     return importlib.import_module("tvm.runtime")
 
 
-def _preload_cuda_runtime() -> None:
-    """Load libcudart from its wheel, where the system has none: TVM's CUDA library is linked against it."""
-    for folder in sys.path:
-        library = Path(folder, "nvidia", "cu13", "lib", "libcudart.so.13")
-        if library.is_file():
-            with suppress(OSError):  # then the system's own may serve
-                ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
-            return
+def _lend_storages(storages: Storages) -> None:
+    """Let programs that are loaded from now on allocate through `storages`."""
+    name = "vm.builtin.alloc_storage"
+    ffi = importlib.import_module("tvm_ffi")
+    ffi.register_global_func(name, partial(storages.allocate, ffi.get_global_func(name)), override=True)
 
 
 def _check_cuda(runtime: Any) -> None:

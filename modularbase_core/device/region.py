@@ -7,7 +7,7 @@ filling it one copy; on a GPU, where programs take no tensor inside another, car
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,7 @@ class Region:
         """
         assert sum(map(form_bytes, forms)) <= self.size_bytes, "more is carved from a region than it holds"
         if tuple(forms) != self._forms:
+            self.device.forget(self._tensors)
             self._forms = self._tensors = ()  # a GPU's memory is given back before more is taken
             self._tensors, self._forms = tuple(self._made(forms)), tuple(forms)
         return self._tensors
@@ -55,11 +56,15 @@ class Region:
             # one thread: glibc streams large copies past the caches, and two cores gain nothing on one memory bus
             self._host[: values.size] = values
             return
+        self.device.upload(self._parts(values))
+
+    def _parts(self, values: Bytes) -> Iterator[tuple[Tensor, Bytes]]:
+        """Cut `values` into those of each tensor, as far as they go."""
         offset = 0
         for form, tensor in zip(self._forms, self._tensors, strict=True):
             if offset >= values.size:
                 return
-            tensor.write(values[offset : offset + _size_bytes(form)].view(tensor.dtype).reshape(tensor.shape))
+            yield tensor, values[offset : offset + _size_bytes(form)]
             offset += form_bytes(form)
 
     def _made(self, forms: Sequence[Form]) -> list[Tensor]:

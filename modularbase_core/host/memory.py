@@ -39,7 +39,7 @@ def divide(config: EngineConfig, lineup: Lineup, metas: dict[str, ArtefactMeta])
                 page_bytes=HotPages.page_bytes(base_meta),
                 minimum_pages=window_pages,
                 maximum_pages=config.hot_tokens // PAGE_TOKENS,
-                workspace_bytes=sum(meta.workspace_bytes for meta in metas.values()) + ROW_BYTES,
+                workspace_bytes=_workspace_bytes(config, metas),
             )
             break
         except BudgetError:
@@ -66,7 +66,7 @@ def divide_for_routing(config: EngineConfig, lineup: Lineup, metas: dict[str, Ar
         page_bytes=HotPages.page_bytes(base_meta),
         minimum_pages=window_pages,
         maximum_pages=config.hot_tokens // PAGE_TOKENS,
-        workspace_bytes=sum(meta.workspace_bytes for meta in metas.values()) + ROW_BYTES,
+        workspace_bytes=_workspace_bytes(config, metas),
     )
 
 
@@ -78,6 +78,12 @@ def pack_bytes(meta: ArtefactMeta, page_count: int) -> int:
 def pages_of(meta: ArtefactMeta) -> InputMeta:
     """Return the input of a pack's program that holds its pages."""
     return next(item for item in meta.programs["run"].inputs if item.name == "pages")
+
+
+def _workspace_bytes(config: EngineConfig, metas: dict[str, ArtefactMeta]) -> int:
+    """Count what programs allocate; recorded calls have theirs apart, as large again."""
+    times = 2 if config.device == "cuda" and config.cuda_graphs else 1
+    return times * sum(meta.workspace_bytes for meta in metas.values()) + ROW_BYTES
 
 
 def _base(config: EngineConfig, lineup: Lineup, metas: dict[str, ArtefactMeta]) -> tuple[ArtefactMeta, int]:

@@ -55,7 +55,7 @@ from modularbase_core.turn.fusions import Shares
 from modularbase_core.turn.queries import Queries
 from modularbase_core.turn.remember import Remembering
 from modularbase_core.turn.route import Routes
-from modularbase_core.turn.rows import RowBuffers
+from modularbase_core.turn.rows import LIST_MULTIPLE, RowBuffers
 from modularbase_core.turn.sequence import Sequence
 from modularbase_core.turn.sharing import Sharing, digest
 from modularbase_core.turn.understand import Understanding
@@ -99,9 +99,11 @@ class Parts:
             self.budget, self._pack_pages = divide_for_routing(config, self.lineup, metas), 0
         else:
             self.budget, self._pack_pages, self.lineup = divide(config, self.lineup, metas)
-        self.device = Device(config.device, threads=config.threads or None)
+        self.device = Device(config.device, threads=config.threads or None, graphs=config.cuda_graphs)
         self.executables = {key: Executable.load(path, self.device) for key, path in directories.items()}
-        self._buffers = RowBuffers(self.device)
+        # on a GPU page lists have one width, so that a growing conversation makes the same call again
+        widest = self.base.window.trained_tokens // PAGE_TOKENS
+        self._buffers = RowBuffers(self.device, LIST_MULTIPLE if config.device == "cpu" else widest)
         self.page_shapes = shapes_of(self.base)
         self.conversations = Conversations(config, self.page_shapes, self.hooks.cold_stores())
         self._places = Places(

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
 from numpy.typing import NDArray
 
 from modularbase_core.context.batch import batch_arrays
@@ -19,6 +18,9 @@ from modularbase_core.device.executable import Device, Tensor
 
 ROW_BYTES: Final = 8 << 20
 """What these buffers may take; the budget sets it aside."""
+
+LIST_MULTIPLE: Final = 16
+"""Page lists are padded to a multiple of it: few widths, so few buffers. What pads is never read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,8 @@ class Rows:
 class RowBuffers:
     """Device buffers by name and shape, at most `ROW_BYTES` in all: the least recently used go first."""
 
-    def __init__(self, device: Device) -> None:
-        self._device = device
+    def __init__(self, device: Device, list_multiple: int = LIST_MULTIPLE) -> None:
+        self._device, self._list_multiple = device, list_multiple
         self._buffers: dict[tuple[str, tuple[int, ...]], Tensor] = {}
         self._bytes = 0
 
@@ -53,7 +55,9 @@ class RowBuffers:
             self._bytes += values.nbytes
             while self._bytes > ROW_BYTES and self._buffers:
                 oldest = next(iter(self._buffers))
-                self._bytes -= _size_bytes(self._buffers.pop(oldest))
+                removed = self._buffers.pop(oldest)
+                self._bytes -= removed.size_bytes
+                self._device.forget([removed])
             tensor = self._device.tensor(values.shape, str(values.dtype))
         self._buffers[key] = tensor  # at the end: the most recently used
         tensor.write(values)
@@ -61,8 +65,7 @@ class RowBuffers:
 
     def rows(self, owner: str, calls: Sequence[Call]) -> Rows:
         """Put the index arrays of `calls`; `owner` tells apart what is alive at the same time."""
-        # few widths, so few buffers; what pads is never read
-        arrays = batch_arrays(calls, width_multiple=16)
+        arrays = batch_arrays(calls, width_multiple=self._list_multiple)
         return Rows(
             self.put(owner + ".slots", arrays.slots),
             self.put(owner + ".starts", arrays.starts),
@@ -70,7 +73,3 @@ class RowBuffers:
             self.put(owner + ".context", arrays.context),
             self.put(owner + ".visible", arrays.visible),
         )
-
-
-def _size_bytes(tensor: Tensor) -> int:
-    return int(np.prod(tensor.shape, dtype=np.int64)) * np.dtype(tensor.dtype).itemsize

@@ -79,6 +79,30 @@ def test_binding_names_what_is_missing_or_misshapen(device, tmp_path):
         executable.bind("route", {"norm.weight": device.tensor((65,))})
 
 
+class _Graphs:
+    def __init__(self):
+        self.asked = []
+
+    def run(self, program, inputs, weights, call):
+        self.asked.append((program, inputs, weights))
+        return call()
+
+
+def test_on_a_gpu_short_calls_are_recorded_and_found_by_their_weights(tmp_path):
+    device = Device(threads=1)
+    device.graphs = graphs = _Graphs()
+    meta = read_meta(write_artefact(tmp_path))
+    executable = Executable(meta, device, {"route": lambda first, *_: first})
+    weights = {item.name: device.tensor(item.stored_shape, item.dtype) for item in meta.programs["route"].parameters}
+    bound = executable.bind("route", weights)
+    short, long = device.tensor((32, 4)), device.tensor((33, 4))
+    assert bound(short).shape == (32, 4)
+    assert bound(long).shape == (33, 4)
+    ((_, inputs, addresses),) = graphs.asked
+    assert inputs == (short,)
+    assert addresses == {tensor.address for tensor in weights.values()}
+
+
 class _Modules:
     def __init__(self, *names):
         self.modules = dict.fromkeys(names, "")

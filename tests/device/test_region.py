@@ -55,6 +55,13 @@ class FakeGpu:
         self.allocations += 1
         return Tensor(shape, dtype, FakeHandle(shape, dtype), None)
 
+    def upload(self, values):
+        for tensor, whole in values:
+            tensor.write(whole.view(tensor.dtype).reshape(tensor.shape))
+
+    def forget(self, tensors):
+        self.forgotten = len(tensors)
+
 
 class FakeHandle:
     def __init__(self, shape, dtype):
