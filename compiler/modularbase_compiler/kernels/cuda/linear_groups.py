@@ -1,8 +1,8 @@
 """y = x @ W^T (+ bias) (+ residual), x and W quantised by groups of 32: see `graph.quantised.linear_groups`.
 
 Tensor cores make a group's exact sums, for one row as for many. K is cut into eight slices; a slice's groups are added
-in order, then the slices in order. Few rows give each warp of a block a slice, many rows walk one slice after the
-other: a row has the same bits either way, in any company.
+in order, then the slices in order. Few rows give each warp of a block a slice, many walk one slice after the other:
+a row has the same bits either way, in any company.
 """
 
 # TVMScript is typed by TVM's parser, not by Python's
@@ -29,9 +29,10 @@ from modularbase_compiler.kernels.cuda.integers import (
 from modularbase_core.device.metadata import group_bytes
 from modularbase_core.sdk.parameters import QUANTISATION_GROUP as GROUP
 
-_FEW = 32  # rows up to which weights are read once, as they come, and K is what warps share
+_FEW = 32  # rows for which weights are read once, as they come, and K is what warps share
 _SLICES = 8
-_MANY = 64  # rows of a tile where there are more
+_MANY, _COLUMNS = 64, 128  # of a tile where there are more rows
+_FILLED = 64  # such tiles keep most of a GPU busy; fewer leave more of it idle than reading weights again costs
 _STAGE = 4  # groups of those rows that are in shared memory at once, and of weights that a lane holds ahead
 _PITCH = _STAGE * GROUP + 16  # keeps the words that a warp reads at once in different banks
 
@@ -57,6 +58,7 @@ def linear_groups(
     """
     blocks, groups, size = -(-n // 32), k // GROUP, group_bytes(bits)
     matrices, mixed = max(experts, 1), experts > 0
+    few = max(_FEW, _FILLED // -(-n // _COLUMNS) * _MANY)  # rows
     words = bits  # of 4 bytes, of a group, that a lane holds
     of_slice = -(-groups // _SLICES)
     factor = 1.0 if bits == 8 else 1 / 16  # int4 comes 16 times as large; nothing is lost
@@ -163,7 +165,7 @@ def linear_groups(
                     )
                 )
 
-        if (made if mixed else rows) <= _FEW:
+        if (made if mixed else rows) <= few:
             for bx in T.thread_binding(blocks, thread="blockIdx.x"):
                 for by in T.thread_binding(tiles(made if mixed else rows, _FEW), thread="blockIdx.y"):
                     for warp in T.thread_binding(_SLICES, thread="threadIdx.y"):
@@ -240,7 +242,7 @@ def linear_groups(
                                             if j * 8 + warp < span[1] and bx * 32 + lane < n:
                                                 finish(total, pair(span, order, j * 8 + warp), bx * 32 + lane)
         else:
-            for bx in T.thread_binding(-(-blocks // 4), thread="blockIdx.x"):
+            for bx in T.thread_binding(-(-n // _COLUMNS), thread="blockIdx.x"):
                 for by in T.thread_binding(tiles(made if mixed else rows, _MANY), thread="blockIdx.y"):
                     for warp in T.thread_binding(8, thread="threadIdx.y"):
                         for lane in T.thread_binding(32, thread="threadIdx.x"):
