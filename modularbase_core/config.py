@@ -57,7 +57,7 @@ class EngineConfig:
     or lfru. prefetch: bring likely packs in before they are asked for. host_cache_bytes: repacked weights kept mapped.
     sessions_dir: where conversations that have a name are kept. session_bytes: the most that one conversation takes on
     disk. cold: int8 or int4, of what leaves the hot window and is not kept exactly. cold_store: what keeps it, by name.
-    base_precision, pack_precision: float32, float16, int8 or int4 of their weights; auto is float16 and int8 on a CPU.
+    base_precision, pack_precision: float32, float16, int8 or int4 of their weights; auto is float16 and int8.
     cuda_graphs: on a GPU, replay the calls of a decode step as one launch each.
     """
 

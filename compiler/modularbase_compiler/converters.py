@@ -46,6 +46,7 @@ def converters(family: Family, kernels: Kernels) -> dict[str, Converter]:
         "linear_groups.default": built.linear_groups,
         "embed_groups.default": built.embed_groups,
         "embedding.default": built.embedding,
+        "to.dtype": built.convert,
         "rms_norm.default": built.rms_norm,
         "mul.Tensor": built.multiply,
         "gelu.default": built.gelu,
@@ -101,14 +102,17 @@ class _Converters:
         def product(quantised: list[Expression], weight: Node, n: int, k: int, shared: int) -> Expression:
             kernel = self._kernels.expert_groups(n, k, bits, experts=experts, shared=shared)
             values = [*quantised, *_values(importer, (weight,)), order, first]
-            return self._call_many(importer, f"expert_groups_{n}_{k}", kernel, values, [([pairs, n], "float32")])[0]
+            made = [([pairs, n], self._family.dtype)]
+            return self._call_many(importer, f"expert_groups_{n}_{k}", kernel, values, made)[0]
 
         made = product(self._quantise(x, bits, importer), gate_up, projected, width, chosen)
         kernel = self._kernels.quantise(ffn, bits, form=activation)
-        activated = self._call_many(importer, f"{activation}_quantise_{ffn}", kernel, [made], _quantised(pairs, ffn))
+        results = self._quantised_rows(pairs, ffn)
+        activated = self._call_many(importer, f"{activation}_quantise_{ffn}", kernel, [made], results)
         parts = product(activated, down, width, ffn, 1)
         kernel = self._kernels.combine(chosen, width)
-        return self._call_many(importer, f"combine_{width}", kernel, [gates, parts], [([rows, width], "float32")])[0]
+        results = [([rows, width], self._family.dtype)]
+        return self._call_many(importer, f"combine_{width}", kernel, [gates, parts], results)[0]
 
     def _call_many(
         self,
@@ -159,9 +163,15 @@ class _Converters:
             name = f"{form}_quantise"
         else:
             kernel, values, name = self._kernels.quantise(width, bits), _values(importer, (x,)), "quantise"
-        results = _quantised(values[0].ty.shape[0], width)
+        results = self._quantised_rows(values[0].ty.shape[0], width)
         self._quantised[x, bits] = self._call_many(importer, f"{name}_{width}", kernel, values, results)
         return self._quantised[x, bits]
+
+    def _quantised_rows(self, rows: Any, width: int) -> list[tuple[list[Any], str]]:
+        """Return the shapes and dtypes of quantised rows: values, scales, and zeros where the family has them."""
+        groups = width // QUANTISATION_GROUP
+        results = [([rows, width], "int8"), ([rows, groups], "float32"), ([rows, groups], "int32")]
+        return results if self._family.zeros else results[:2]
 
     def embed_groups(self, node: Node, importer: Importer) -> Expression:
         tokens, weight, _, bits = node.args
@@ -175,6 +185,13 @@ class _Converters:
         if not self._fits(node) or str(rows.ty.dtype) == self._family.dtype:
             return rows
         return importer.block_builder.emit(relax.op.astype(rows, self._family.dtype))
+
+    def convert(self, node: Node, importer: Importer) -> Expression:
+        """Convert to a dtype what is not of it yet; a look-up already gives the working one."""
+        value = importer.env[node.args[0]]
+        if f"torch.{value.ty.dtype}" == str(node.meta["val"].dtype):
+            return value
+        return _default(node, importer)
 
     def rms_norm(self, node: Node, importer: Importer) -> Expression:
         x, widths, weight, epsilon = node.args
@@ -219,12 +236,6 @@ class _Converters:
 
     def _in_vectors(self, width: int) -> bool:
         return width % self._family.vector == 0
-
-
-def _quantised(rows: Any, width: int) -> list[tuple[list[Any], str]]:
-    """Return the shapes and dtypes of quantised rows: values, scales, zeros."""
-    groups = width // QUANTISATION_GROUP
-    return [([rows, width], "int8"), ([rows, groups], "float32"), ([rows, groups], "int32")]
 
 
 def _linear_name(node: Node, bias: Node | None, residual: Node | None) -> str:

@@ -23,6 +23,7 @@ from modularbase_compiler.requests import renamed, requests
 from modularbase_core.device.metadata import InputMeta, ParameterMeta, ProgramMeta
 from modularbase_core.graph.networks import Router
 from modularbase_core.graph.programs import FLOAT, Program, programs
+from modularbase_core.graph.quantised import QuantisedEmbedding
 from modularbase_core.sdk.architecture import Architecture
 
 _WRAPPERS = {"base": "base.", "pack": "pack.", "router": "network."}  # how programs name the network they wrap
@@ -62,7 +63,7 @@ def _export(
         module = _half(module)
     examples = _examples(program, dtype, bounds)
     graph = torch.export.export(module, examples, dynamic_shapes=_dynamic(program, bounds))
-    parameters = _pack(graph, family.linear_layout, matrices, _WRAPPERS[kind])
+    parameters = _pack(graph, family, matrices, _WRAPPERS[kind])
     imported = from_exported_program(
         graph,
         keep_params_as_input=True,
@@ -87,7 +88,7 @@ def _export(
 
 
 def _pack(
-    graph: torch.export.ExportedProgram, layout: str, matrices: str | None, wrapper: str
+    graph: torch.export.ExportedProgram, family: Family, matrices: str | None, wrapper: str
 ) -> dict[str, ParameterMeta]:
     """Give weights the shape and dtype that kernels take in the graph's state; describe those that are used, by node.
 
@@ -104,9 +105,9 @@ def _pack(
         value = graph.state_dict[target]
         dtype = str(value.dtype).removeprefix("torch.")
         if node_name in bits:
-            form = ("uint8", f"n32q{bits[node_name]}")
+            form = ("uint8", f"{family.groups_layout}{bits[node_name]}")
         elif node_name in packable:
-            form = (matrices or dtype, layout)
+            form = (matrices or dtype, family.linear_layout)
         else:
             form = (matrices or dtype if node_name in tables else dtype, "row")
         parameters[node_name] = meta = ParameterMeta(target.removeprefix(wrapper), form[0], tuple(value.shape), form[1])
@@ -139,7 +140,11 @@ def _half(module: torch.nn.Module) -> torch.nn.Module:
     if isinstance(module, Router):
         return _Upcast(module)
     for parameter in module.parameters():
-        parameter.data = parameter.data.half()
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.half()
+    for layer in module.modules():
+        if isinstance(layer, QuantisedEmbedding):
+            layer.dtype = torch.float16
     return module
 
 

@@ -23,6 +23,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
+from modularbase_core.config import PRECISIONS
 from modularbase_core.device.metadata import ArtefactMeta, read_meta
 from modularbase_core.device.target import Target
 from modularbase_core.errors import ArtefactError
@@ -70,15 +71,21 @@ def plan_build(
 ) -> Build:
     """Choose how a network is built; `precisions` is by the architecture's kind ("base", "pack"), "auto" is ours.
 
-    Ours: on the CPU a base in float16 and packs in int8. A router stays in float32, and a GPU computes in float16.
+    Ours: a base in float16 and packs in int8. A router stays in float32, and a GPU computes in float16.
     Raises ArtefactError for a precision that the target has no kernels for.
     """
     wanted = precisions.get(architecture.kind, "float32")
     if wanted == "auto":
-        wanted = _DEFAULTS[architecture.kind] if target.name == "cpu" else target.dtype
-    if target.name != "cpu" and architecture.kind != "router" and wanted != target.dtype:
-        raise ArtefactError(f"{target.name} has kernels for {target.dtype} alone, not for {wanted}; use precision auto")
+        wanted = _DEFAULTS[architecture.kind]
+    if architecture.kind != "router" and wanted not in kernel_precisions(target):
+        known = ", ".join(kernel_precisions(target))
+        raise ArtefactError(f"{target.name} has kernels for {known}, not for {wanted}; use precision auto")
     return Build(architecture=architecture, target=target, dtype=target.dtype, precision=wanted, graphs=tuple(graphs))
+
+
+def kernel_precisions(target: Target) -> tuple[str, ...]:
+    """List the precisions that a target has kernels for."""
+    return PRECISIONS if target.dtype == "float32" else tuple(one for one in PRECISIONS if one != "float32")
 
 
 def ensure_artefacts(builds: Sequence[Build], cache_dir: Path, progress: Progress | None = None) -> list[Path]:

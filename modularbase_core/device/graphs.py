@@ -17,12 +17,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from modularbase_core.config import PRECISIONS
 from modularbase_core.device.artefact import (
     Build,
     Progress,
     compiler_directory,
     digest_sources,
+    kernel_precisions,
     plan_build,
     python_files,
     run_compiler,
@@ -60,12 +60,12 @@ def find_graph(build: Build) -> Path | None:
 
 
 def shipped_builds(architecture: Architecture) -> list[Build]:
-    """List what a pack's graphs are for: every precision on a CPU, and a GPU's own."""
-    precisions = ("float32",) if architecture.kind == "router" else PRECISIONS
+    """List what a pack's graphs are for: every precision that a CPU and a GPU have kernels for."""
     kind = architecture.kind
     return [
-        *(plan_build(architecture, cpu_target(), {kind: precision}) for precision in precisions),
-        plan_build(architecture, cuda_target(), {} if kind == "router" else {kind: "auto"}),
+        plan_build(architecture, target, {kind: precision})
+        for target in (cpu_target(), cuda_target())
+        for precision in (("float32",) if kind == "router" else kernel_precisions(target))
     ]
 
 

@@ -76,7 +76,7 @@ def arrange(values: NDArray[Any], layout: str) -> NDArray[Any]:
 
     Quantised, a block of 32 rows holds group after group of 32 columns: unsigned bytes, four columns of a row side by
     side, 16 rows a vector of 64 bytes, then the 32 rows' scales in float16. Of int4 a byte holds column c of the group
-    in its low half and c + 16 in its high half.
+    in its low half and c + 16 in its high half. "t32q8" and "t32q4": see `_in_lanes`.
     """
     if layout == "row":
         return values
@@ -92,13 +92,39 @@ def arrange(values: NDArray[Any], layout: str) -> NDArray[Any]:
     out = np.empty((blocks, groups, group_bytes(bits)), np.uint8)
     for block in range(blocks):  # one by one, so that a large head needs no copy of itself
         whole, scale = quantise_groups(values[block * 32 : block * 32 + 32], bits)
-        unsigned = (whole.astype(np.int16) + zero_point(bits)).astype(np.uint8)
-        # half of the rows, row, group, step of 4 columns, column -> group, step, half, row, column
-        steps = unsigned.reshape(2, 16, groups, 8, 4).transpose(2, 3, 0, 1, 4)
-        packed = steps if bits == 8 else steps[:, :4] | (steps[:, 4:] << 4)
-        out[block, :, :-64] = packed.reshape(groups, -1)
-        out[block, :, -64:] = np.ascontiguousarray(scale.T).view(np.uint8)
+        (_in_vectors if layout.startswith("n") else _in_lanes)(whole, scale, bits, out[block])
     return out
+
+
+def _in_vectors(whole: NDArray[np.int8], scale: NDArray[np.float16], bits: int, out: Bytes) -> None:
+    """Put a block of 32 rows into `out` [K/32, bytes] for vectors of 16 rows."""
+    groups = len(out)
+    unsigned = (whole.astype(np.int16) + zero_point(bits)).astype(np.uint8)
+    # half of the rows, row, group, step of 4 columns, column -> group, step, half, row, column
+    steps = unsigned.reshape(2, 16, groups, 8, 4).transpose(2, 3, 0, 1, 4)
+    packed = steps if bits == 8 else steps[:, :4] | (steps[:, 4:] << 4)
+    out[:, :-64] = packed.reshape(groups, -1)
+    out[:, -64:] = np.ascontiguousarray(scale.T).view(np.uint8)
+
+
+def _in_lanes(whole: NDArray[np.int8], scale: NDArray[np.float16], bits: int, out: Bytes) -> None:
+    """Put a block of 32 rows into `out` [K/32, bytes] for the tensor cores of a GPU, 16 bytes for each lane of a warp.
+
+    Lane 4r + c has the columns 4c.. and 16 + 4c.. of rows r, r + 8, r + 16 and r + 24, signed. int8: of the first two
+    rows, 16 bytes: both at the lower columns, then at the upper; 512 bytes on those of the last two. int4: all four
+    rows, the lower columns in the low halves of bytes. Scales are in the order r, r + 8, r + 16, r + 24 as well.
+    """
+    groups = len(out)
+    # half of the rows, half of those, row, group, half of the columns, step of 4 columns, column
+    parts = whole.view(np.uint8).reshape(2, 2, 8, groups, 2, 4, 4)
+    if bits == 8:
+        out[:, :-64] = parts.transpose(3, 0, 2, 5, 4, 1, 6).reshape(groups, -1)
+    else:
+        lanes = parts.transpose(4, 3, 2, 5, 0, 1, 6).reshape(2, groups, -1)
+        out[:, :-64] = lanes[0] & 15 | lanes[1] << 4
+    out[:, -64:] = (
+        np.ascontiguousarray(scale.reshape(4, 8, groups).transpose(2, 1, 0)).view(np.uint8).reshape(groups, -1)
+    )
 
 
 class PlacedWeights:

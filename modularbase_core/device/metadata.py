@@ -19,7 +19,7 @@ from modularbase_core.sdk.parameters import QUANTISATION_GROUP
 
 SCHEMA: Final = 1
 META_FILE: Final = "meta.json"
-QUANTISED_LAYOUTS: Final = {"n32q8": 8, "n32q4": 4}
+QUANTISED_LAYOUTS: Final = {"n32q8": 8, "n32q4": 4, "t32q8": 8, "t32q4": 4}
 """Layouts of quantised matrices and the bits of a value there."""
 
 
@@ -48,8 +48,8 @@ class ParameterMeta:
     """One weight of a program. `name` is its key in the weight file, `shape` its shape there.
 
     layout: "row" as in the file; "n32k": [N, K] as [ceil(N/32), K, 32], row n at block n//32, lane n%32; "n32q8",
-    "n32q4": quantised, [ceil(N/32), K/32, bytes] of uint8, see `device.layouts`; matrices of experts one after the
-    other.
+    "n32q4": quantised, [ceil(N/32), K/32, bytes] of uint8, see `device.layouts`; "t32q8", "t32q4": the same bytes in
+    the order of tensor cores; matrices of experts one after the other.
     """
 
     name: str

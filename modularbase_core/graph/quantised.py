@@ -136,12 +136,17 @@ class QuantisedLinear(nn.Module):
 
 
 class QuantisedEmbedding(QuantisedLinear):
-    """An embedding by groups, which as a linear layer is also the head that is tied to it."""
+    """An embedding by groups, which as a linear layer is also the head that is tied to it.
+
+    dtype: of the rows, which no weight tells.
+    """
+
+    dtype = torch.float32
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return rows [T, K]."""
         out: Tensor = embed_groups(tokens, self.weight, self.scale, self.bits)
-        return out
+        return out if self.dtype == out.dtype else out.to(self.dtype)
 
     def linear(self, x: Tensor) -> Tensor:
         """Map x [T, K] to logits [T, N]."""

@@ -36,7 +36,7 @@ using std::min;
 """
 
 _LAUNCH = """
-extern "C" void launch(int gx, int gy, int bx, int by, void** p, int64_t* s) {{
+extern "C" void launch_{name}(int gx, int gy, int bx, int by, void** p, int64_t* s) {{
   std::barrier<> barrier(bx * by);
   block_barrier = &barrier;
   std::vector<std::thread> threads;
@@ -57,12 +57,31 @@ extern "C" void launch(int gx, int gy, int bx, int by, void** p, int64_t* s) {{
 
 
 class Emulated:
-    """One kernel; call it with its grid, its block, and its buffers and scalars by name."""
+    """One kernel; call it with its grid, its block, and its buffers and scalars by name.
 
-    def __init__(self, kernel, folder):
+    prelude: C++ that stands for the device functions it calls. A function that launches one of several kernels is told
+    which by `part`.
+    """
+
+    def __init__(self, kernel, folder, prelude=""):
         source = _generate(kernel)
-        signature = re.search(r"(\w+_kernel)\((.*?)\) \{", source)
-        declared = [item.strip() for item in signature.group(2).split(",")]
+        found = list(re.finditer(r"(\w+_kernel(?:_\d+)?)\(([^;{]*?)\) \{", source))
+        self._parts = [_Part(match.group(1), match.group(2)) for match in found]
+        body = source[source.index('extern "C" __global__') :].replace("__shared__ alignas(64)", "alignas(64) static")
+        path, library = folder / "kernel.cpp", folder / f"{found[0].group(1)}.so"
+        path.write_text(_PRELUDE + prelude + body + "".join(part.launcher for part in self._parts))
+        command = ["g++", "-std=c++20", "-O1", "-pthread", "-shared", "-fPIC", str(path), "-o", str(library)]
+        subprocess.run(command, check=True)
+        self._library = ctypes.CDLL(str(library))
+
+    def __call__(self, grid, block, part=0, **values):
+        self._parts[part].launch(self._library, (*grid, *block), values)
+
+
+class _Part:
+    def __init__(self, name, parameters):
+        self._name = name
+        declared = [item.strip() for item in parameters.split(",")]
         self._buffers = [item.split()[-1].removesuffix("_ptr") for item in declared if "*" in item]
         self._scalars = [item.split()[-1] for item in declared if "*" not in item]
         arguments = ", ".join(
@@ -71,20 +90,14 @@ class Emulated:
             else f"s[{self._scalars.index(item.split()[-1])}]"
             for item in declared
         )
-        body = source[source.index('extern "C" __global__') :]
-        path, library = folder / "kernel.cpp", folder / f"{signature.group(1)}.so"
-        body = body.replace("__shared__ alignas(64)", "alignas(64) static")
-        path.write_text(_PRELUDE + body + _LAUNCH.format(name=signature.group(1), arguments=arguments))
-        command = ["g++", "-std=c++20", "-O1", "-pthread", "-shared", "-fPIC", str(path), "-o", str(library)]
-        subprocess.run(command, check=True)
-        self._launch = ctypes.CDLL(str(library)).launch
+        self.launcher = _LAUNCH.format(name=name, arguments=arguments)
 
-    def __call__(self, grid, block, **values):
+    def launch(self, library, sizes, values):
         for name in self._buffers:
             assert values[name].flags.c_contiguous
         pointers = (ctypes.c_void_p * len(self._buffers))(*(values[name].ctypes.data for name in self._buffers))
         scalars = (ctypes.c_int64 * max(1, len(self._scalars)))(*(int(values[name]) for name in self._scalars))
-        self._launch(*(ctypes.c_int(int(size)) for size in (*grid, *block)), pointers, scalars)
+        getattr(library, f"launch_{self._name}")(*(ctypes.c_int(int(size)) for size in sizes), pointers, scalars)
 
 
 def _generate(kernel) -> str:

@@ -5,6 +5,7 @@ import json
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from modularbase_compiler.cubins import check_cubins, cubins
@@ -46,15 +47,28 @@ def test_a_module_without_gpu_code_is_refused_in_a_sentence(tmp_path):
         check_cubins(path, "sm_86")
 
 
-def compile_for(tmp_path, *gpus):
-    architecture = tmp_path / "tiny.json"
-    architecture.write_text(json.dumps(architecture_to_dict(TINY)))
+PLUGINS = Path(__file__).parents[2] / "plugins_example"
+NANO = {
+    "base": PLUGINS / "modularbase-nano/modularbase_nano/base/manifest.json",
+    "pack": PLUGINS / "modularbase-pack-python/modularbase_pack_python/python_code/manifest.json",
+}
+needs_cuda = pytest.mark.skipif(importlib.util.find_spec("cuda") is None, reason="needs the extra `cuda`")
+
+
+def compile_for(tmp_path, *gpus, precision="float16", architecture=None):
+    if architecture is None:
+        architecture = tmp_path / "tiny.json"
+        architecture.write_text(json.dumps(architecture_to_dict(TINY)))
     command = [sys.executable, "-m", "modularbase_compiler", "--target", "cuda", "--gpu", *gpus]
-    command += ["--architecture", str(architecture), "--out", str(tmp_path / "out")]
+    command += ["--precision", precision, "--architecture", str(architecture), "--out", str(tmp_path / "out")]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("cuda") is None, reason="needs the extra `cuda`")
+def layouts(meta):
+    return {item.layout for program in meta.programs.values() for item in program.parameters}
+
+
+@needs_cuda
 def test_a_tiny_pack_compiles_to_real_cubins_without_a_gpu(tmp_path):
     done = compile_for(tmp_path, "sm_75", "sm_90")
     assert done.returncode == 0, done.stderr
@@ -67,6 +81,29 @@ def test_a_tiny_pack_compiles_to_real_cubins_without_a_gpu(tmp_path):
     assert {item.dtype for item in meta.programs["run"].parameters} == {"float16"}
     assert {item.layout for item in meta.programs["run"].parameters} == {"row"}
     assert meta.target.level in ("x86-64-v3", "generic")  # not this processor's own features
+
+
+@needs_cuda
+def test_a_tiny_quantised_pack_compiles_as_well(tmp_path):
+    done = compile_for(tmp_path, "sm_75", precision="int4")
+    assert done.returncode == 0, done.stderr
+    (place,) = (tmp_path / "out").iterdir()
+    assert set(cubins(place / "module-sm_75.so")) == {"sm_75"}
+    assert layouts(read_meta(place)) == {"row", "t32q4"}
+
+
+@needs_cuda
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "precision"), [("base", "int8"), ("pack", "int8"), ("pack", "int4")])
+def test_the_nano_networks_compile_with_quantised_weights(tmp_path, kind, precision):
+    done = compile_for(tmp_path, "sm_75", "sm_90", precision=precision, architecture=NANO[kind])
+    assert done.returncode == 0, done.stderr
+    (place,) = (tmp_path / "out").iterdir()
+    meta = read_meta(place)
+    assert meta.precision == precision
+    assert layouts(meta) == {"row", f"t32q{precision[3:]}"}
+    for architecture, name in meta.modules.items():
+        assert set(cubins(place / name)) == {architecture}
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cuda") is not None, reason="needs the extra `cuda` to be absent")

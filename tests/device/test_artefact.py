@@ -1,9 +1,10 @@
 """Artefact keys, checks and the child that builds; a stand-in compiler keeps these quick."""
 
 import pytest
+from tiny_packs import BASE, PACK
 
 from modularbase_core.device import artefact
-from modularbase_core.device.artefact import Build, check_artefact, ensure_artefacts, list_artefacts
+from modularbase_core.device.artefact import Build, check_artefact, ensure_artefacts, list_artefacts, plan_build
 from modularbase_core.device.metadata import ArtefactMeta, InputMeta, ParameterMeta, ProgramMeta, read_meta
 from modularbase_core.device.target import cpu_target, cuda_target
 from modularbase_core.errors import ArtefactError
@@ -88,6 +89,22 @@ def test_metadata_survives_being_written(tmp_path):
 def test_packed_parameters_tell_their_stored_shape():
     assert ParameterMeta("w", "float32", (50, 8), "n32k").stored_shape == (2, 8, 32)
     assert ParameterMeta("w", "float32", (50, 8), "row").stored_shape == (50, 8)
+
+
+@pytest.mark.parametrize("target", [cpu_target(), cuda_target()])
+def test_a_base_is_float16_and_a_pack_int8_unless_told_otherwise(target):
+    auto = {"base": "auto", "pack": "auto"}
+    assert plan_build(BASE, target, auto).precision == "float16"
+    assert plan_build(PACK, target, auto).precision == "int8"
+    assert plan_build(ROUTER, target, auto).precision == "float32"
+    for precision in ("float16", "int8", "int4"):
+        build = plan_build(PACK, target, {"pack": precision})
+        assert (build.dtype, build.precision) == (target.dtype, precision)
+
+
+def test_a_precision_without_kernels_is_refused_with_those_that_have_some():
+    with pytest.raises(ArtefactError, match="cuda has kernels for float16, int8, int4, not for float32"):
+        plan_build(PACK, cuda_target(), {"pack": "float32"})
 
 
 @pytest.mark.parametrize(

@@ -11,19 +11,22 @@ class Family:
     """What a graph must know of the kernels that it will get; every set of a target's has the same.
 
     Values of another dtype than `dtype` are left to Relax, and so are norms and activations of a width that is no
-    multiple of `vector`.
+    multiple of `vector`. groups_layout: of quantised matrices, before their bits. zeros: whether quantised rows bring
+    what the zero point of weights adds to a product, so that it can be taken off.
     """
 
     dtype: str
     linear_layout: str
+    groups_layout: str
+    zeros: bool
     vector: int = 1
 
 
 def family_of(target: str, dtype: str) -> Family:
     """Return the family of the kernels of "cpu", which compute in float32 alone, or of "cuda"."""
     if target == "cpu":
-        return Family(dtype="float32", linear_layout="n32k", vector=16)
-    return Family(dtype=dtype, linear_layout="row")
+        return Family(dtype="float32", linear_layout="n32k", groups_layout="n32q", zeros=True, vector=16)
+    return Family(dtype=dtype, linear_layout="row", groups_layout="t32q", zeros=False)
 
 
 class Kernels(Protocol):

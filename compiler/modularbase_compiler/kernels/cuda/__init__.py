@@ -1,4 +1,7 @@
-"""The GPU's kernels: float16 with float32 sums, weights by rows, bound to threads by hand."""
+"""The GPU's kernels: float16 with float32 sums, bound to threads by hand.
+
+Float weights lie by rows, quantised ones in the order in which tensor cores take them.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,15 @@ from functools import lru_cache
 from typing import Any
 
 from modularbase_compiler.kernels.cuda.attend import attend
+from modularbase_compiler.kernels.cuda.embed_groups import embed_groups
 from modularbase_compiler.kernels.cuda.linear import linear
+from modularbase_compiler.kernels.cuda.linear_groups import linear_groups
 from modularbase_compiler.kernels.cuda.moe import moe
+from modularbase_compiler.kernels.cuda.quantise import quantise
+from modularbase_compiler.kernels.cuda.route import combine, route
 from modularbase_compiler.kernels.cuda.rows import activation, append_hidden, append_kv, rms_norm
 from modularbase_core.errors import ArtefactError
 
-_NO_QUANTISED = "cuda has no kernels for quantised weights; use precision auto"
 _SHARED_BYTES = 48 << 10  # what every architecture gives a block without asking
 
 
@@ -26,28 +32,28 @@ class CudaKernels:
         return _linear(n, k, bias=bias, residual=residual, dtype=self._dtype)
 
     def linear_groups(self, n: int, k: int, bits: int, *, bias: bool, residual: bool) -> Any:
-        """Refuse: there is none yet."""
-        raise ArtefactError(_NO_QUANTISED)
+        """Make the kernels for tensor cores."""
+        return _linear_groups(n, k, bits, bias=bias, residual=residual, dtype=self._dtype)
 
     def expert_groups(self, n: int, k: int, bits: int, *, experts: int, shared: int) -> Any:
-        """Refuse: there is none yet."""
-        raise ArtefactError(_NO_QUANTISED)
+        """Make the kernels for tensor cores."""
+        return _linear_groups(n, k, bits, experts=experts, shared=shared, dtype=self._dtype)
 
     def route(self, experts: int, chosen: int) -> Any:
-        """Refuse: there is none yet."""
-        raise ArtefactError(_NO_QUANTISED)
+        """Make the kernel."""
+        return _route(experts, chosen)
 
     def combine(self, chosen: int, width: int) -> Any:
-        """Refuse: there is none yet."""
-        raise ArtefactError(_NO_QUANTISED)
+        """Make the kernel."""
+        return _combine(chosen, width, self._dtype)
 
     def quantise(self, width: int, bits: int, *, epsilon: float | None = None, form: str = "") -> Any:
-        """Refuse: there is none yet."""
-        raise ArtefactError(_NO_QUANTISED)
+        """Make the kernel; rows are the same whatever the bits of the weights."""
+        return _quantise(width, epsilon=epsilon, form=form, dtype=self._dtype)
 
     def embed_groups(self, rows: int, width: int, bits: int) -> Any:
-        """Refuse: there is none yet."""
-        raise ArtefactError(_NO_QUANTISED)
+        """Make the kernel."""
+        return _embed_groups(rows, width, bits, self._dtype)
 
     def rms_norm(self, width: int, epsilon: float) -> Any:
         """Make the kernel."""
@@ -86,6 +92,11 @@ def _check_shared(what: str, floats: int, remedy: str) -> None:
 
 # a kernel takes 0.1 s to parse and is asked for by every layer
 _linear = lru_cache(linear)
+_linear_groups = lru_cache(linear_groups)
+_route = lru_cache(route)
+_combine = lru_cache(combine)
+_quantise = lru_cache(quantise)
+_embed_groups = lru_cache(embed_groups)
 _rms_norm = lru_cache(rms_norm)
 _activation = lru_cache(activation)
 _append_kv = lru_cache(append_kv)
