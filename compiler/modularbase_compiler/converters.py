@@ -13,6 +13,7 @@ from typing import Any
 from tvm import relax, tirx
 
 from modularbase_compiler.kernels import Family, Kernels
+from modularbase_compiler.kernels.workspace import partial_shape
 from modularbase_compiler.nodes import (
     activated_operand,
     gated_operand,
@@ -74,9 +75,14 @@ class _Converters:
         pages, rotary = node.args[1:3]
         layer, heads = node.args[7:]
         _, layers, _, kv_heads, page_size = sizes(pages)
-        kernel = self._kernels.attend(layers, heads, kv_heads, page_size // PAGE_TOKENS, sizes(rotary)[0] * PAGE_TOKENS)
+        size, positions = page_size // PAGE_TOKENS, sizes(rotary)[0] * PAGE_TOKENS
+        kernel = self._kernels.attend(layers, heads, kv_heads, size, positions)
         values = [*_values(importer, node.args[:7]), _int64(layer)]
-        return _call(importer, "attend", kernel, values, node)
+        if not self._family.workspace:
+            return _call(importer, "attend", kernel, values, node)
+        result = ([values[0].ty.shape[0], heads * size], self._family.dtype)
+        partials = (list(partial_shape(heads, size, positions)), "float32")
+        return self._call_many(importer, "attend", kernel, values, [result, partials])[0]
 
     def moe(self, node: Node, importer: Importer) -> Expression:
         x, _, _, down, chosen, activation = node.args

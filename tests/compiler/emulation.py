@@ -60,7 +60,7 @@ class Emulated:
     """One kernel; call it with its grid, its block, and its buffers and scalars by name."""
 
     def __init__(self, kernel, folder):
-        source = _generate(kernel)
+        source = generate(kernel)
         signature = re.search(r"(\w+_kernel)\((.*?)\) \{", source)
         declared = [item.strip() for item in signature.group(2).split(",")]
         self._buffers = [item.split()[-1].removesuffix("_ptr") for item in declared if "*" in item]
@@ -87,7 +87,7 @@ class Emulated:
         self._launch(*(ctypes.c_int(int(size)) for size in (*grid, *block)), pointers, scalars)
 
 
-def _generate(kernel) -> str:
+def generate(kernel) -> str:
     """Return a kernel's CUDA source; TVM's own compilation of it is left out."""
     callback = "tvm_callback_cuda_compile"
     before = tvm.get_global_func(callback)

@@ -11,19 +11,20 @@ class Family:
     """What a graph must know of the kernels that it will get; every set of a target's has the same.
 
     Values of another dtype than `dtype` are left to Relax, and so are norms and activations of a width that is no
-    multiple of `vector`.
+    multiple of `vector`. workspace: whether attention and mixtures take theirs as further results (see `workspace`).
     """
 
     dtype: str
     linear_layout: str
     vector: int = 1
+    workspace: bool = False
 
 
 def family_of(target: str, dtype: str) -> Family:
     """Return the family of the kernels of "cpu", which compute in float32 alone, or of "cuda"."""
     if target == "cpu":
         return Family(dtype="float32", linear_layout="n32k", vector=16)
-    return Family(dtype=dtype, linear_layout="row")
+    return Family(dtype=dtype, linear_layout="row", workspace=True)
 
 
 class Kernels(Protocol):
