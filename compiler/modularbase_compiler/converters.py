@@ -13,7 +13,7 @@ from typing import Any
 from tvm import relax, tirx
 
 from modularbase_compiler.kernels import Family, Kernels
-from modularbase_compiler.kernels.workspace import partial_shape
+from modularbase_compiler.kernels.workspace import mixture_shapes, partial_shape
 from modularbase_compiler.nodes import (
     activated_operand,
     gated_operand,
@@ -85,9 +85,14 @@ class _Converters:
         return self._call_many(importer, "attend", kernel, values, [result, partials])[0]
 
     def moe(self, node: Node, importer: Importer) -> Expression:
-        x, _, _, down, chosen, activation = node.args
-        kernel = self._kernels.moe(sizes(down)[0], chosen, sizes(x)[1], sizes(down)[2], activation)
-        return _call(importer, "moe", kernel, _values(importer, node.args[:4]), node)
+        _, _, _, down, chosen, activation = node.args
+        experts, width, ffn = sizes(down)
+        kernel, values = self._kernels.moe(experts, chosen, width, ffn, activation), _values(importer, node.args[:4])
+        if not self._family.workspace:
+            return _call(importer, "moe", kernel, values, node)
+        rows = values[0].ty.shape[0]
+        results = [([rows, width], self._family.dtype), *mixture_shapes(rows, experts, chosen, width, ffn)]
+        return self._call_many(importer, "moe", kernel, values, results)[0]
 
     def moe_groups(self, node: Node, importer: Importer) -> Expression:
         """Emit the choice of experts, their first products by row and choice, the activation, the others, the sum."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from modularbase_compiler.kernels.cuda import CudaKernels
+from modularbase_compiler.kernels.workspace import mixture_shapes
 from torch.nn import functional
 
 from modularbase_core.errors import ArtefactError
@@ -78,19 +79,33 @@ def test_appending_writes_the_pages_of_the_reference(tmp_path):
     assert np.array_equal(hidden_pages, expected.numpy())
 
 
-@pytest.mark.parametrize("form", ACTIVATIONS)
-def test_moe_is_that_of_the_reference(tmp_path, form):
-    x, logits, gate_up, down = (
-        random(3, 150),
-        random(3, 4, seed=1),
-        random(4, 24 if form == "gelu" else 48, 150, seed=2),
-        random(4, 150, 24, seed=3),
-    )
-    y = zeros(3, 150)
-    kernel = Emulated(KERNELS.moe(4, 2, 150, 24, form), tmp_path)
-    kernel((3, 1), (128, 1), x=x, logits=logits, gate_up=gate_up, down=down, y=y, rows=3)
-    expected = ops.moe(*map(torch.from_numpy, (x, logits, gate_up, down)), 2, form).numpy()
-    assert np.linalg.norm(y - expected) <= 1e-5 * np.linalg.norm(expected)
+@pytest.mark.parametrize("form", ["geglu", "gelu"])
+def test_moe_is_that_of_the_reference_and_bit_for_bit_in_any_batch(tmp_path, form):
+    experts, chosen, width, ffn = 5, 2, 150, 24
+    kernel = EmulatedHalf(KERNELS.moe(experts, chosen, width, ffn, form), tmp_path)
+    x, logits = half(70, width), random(70, experts, seed=1)
+    gate_up, down = half(experts, ffn if form == "gelu" else 2 * ffn, width, seed=2), half(experts, width, ffn, seed=3)
+
+    def moe(first, last):
+        count = last - first
+        y = np.full((count, width), np.nan, np.float16)
+        shapes = mixture_shapes(count, experts, chosen, width, ffn)
+        names = ("ids", "order", "first", "gates", "hidden", "made")
+        values = {name: np.full(shape, -1, dtype) for name, (shape, dtype) in zip(names, shapes, strict=True)}
+        values |= {"x": x[first:last], "logits": logits[first:last], "ups": gate_up, "downs": down, "y": y}
+        tiles = count * chosen // 32 + min(count * chosen, experts)
+        kernel(0, (1,), 256, rows=count, **values)
+        kernel(1, (-(-ffn // (16 if form == "gelu" else 8)), tiles), 256, rows=count, **values)
+        kernel(2, (-(-width // 16), tiles), 256, rows=count, **values)
+        kernel(3, (count,), 128, rows=count, **values)
+        return y
+
+    whole = moe(0, 70)
+    tensors = [torch.from_numpy(item.astype(np.float32)) for item in (x, logits, gate_up, down)]
+    expected = ops.moe(*tensors, chosen, form).numpy()
+    assert np.linalg.norm(whole - expected) <= 1e-3 * np.linalg.norm(expected)
+    assert np.array_equal(moe(0, 1), whole[:1])
+    assert np.array_equal(moe(30, 37), whole[30:37])
 
 
 def test_a_head_that_exceeds_shared_memory_is_refused():

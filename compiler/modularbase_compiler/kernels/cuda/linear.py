@@ -77,6 +77,7 @@ def linear(n: int, k: int, *, bias: bool, residual: bool) -> Any:
                             x,
                             w,
                             places,
+                            0,
                             bx * FEW_COLUMNS,
                             n,
                             T.cast(rows, "int32"),

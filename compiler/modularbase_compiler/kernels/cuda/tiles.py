@@ -47,17 +47,19 @@ def loading(k: int) -> Any:
     return load
 
 
-def few_rows(k: int) -> Any:
-    """Make `sum_few` for K terms.
+def few_rows(k: int, apart: int = 8) -> Any:
+    """Make `sum_few` for K terms; the second eight of a tile's columns lie `apart` from the first.
 
-    sum_few(parts, acc, weights, terms, x, w, places, column, limit, count, t): after it, parts holds the sums of
-    `count` rows and of columns column.. as `few_sum` reads them. places: local, the row of x that this lane's column
-    of each of four tiles is, or -1. limit: where W's rows end. acc: 16 float32, weights: 64 halves, terms: 8, local.
+    sum_few(parts, acc, weights, terms, x, w, places, base, column, limit, count, t): after it, parts holds the sums of
+    `count` rows and of columns column.. as `few_sum` reads them; W's row of column 0 is `base`. places: local, the row
+    of x that this lane's column of each of four tiles is, or -1. limit: where columns end, of the first eight alone
+    where the others lie elsewhere. acc: 16 float32, weights: 64 halves, terms: 8, local.
     """
+    beside = 8 if apart == 8 else 0
     load = loading(k)
 
     @T.inline
-    def sum_few(parts, acc, weights, terms, x, w, places, column, limit, count, t):
+    def sum_few(parts, acc, weights, terms, x, w, places, base, column, limit, count, t):
         for i in T.unroll(_TILES * 4):
             acc[i] = T.float32(0)
         for turn in T.serial((k + _DEPTH * _WARPS * _AHEAD - 1) // (_DEPTH * _WARPS * _AHEAD)):
@@ -67,9 +69,9 @@ def few_rows(k: int) -> Any:
                         weights,
                         u * 16 + side * OCTET,
                         w,
-                        column + side * 8 + t % WARP // 4,
+                        base + column + side * apart + t % WARP // 4,
                         ((turn * _AHEAD + u) * _WARPS + t // WARP) * _DEPTH + t % 4 * OCTET,
-                        column + side * 8 + t % WARP // 4 < limit,
+                        column + side * beside + t % WARP // 4 < limit,
                     )
             for u in T.unroll(_AHEAD):
                 for tile in T.unroll(_TILES):
