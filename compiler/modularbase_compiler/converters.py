@@ -246,6 +246,8 @@ def _linear_name(node: Node, bias: Node | None, residual: Node | None) -> str:
 
 def _plain_linear(x: Expression, weight: Expression, bias: Expression = None, *, importer: Importer) -> Expression:
     emit = importer.block_builder.emit
+    if weight.ty.dtype != x.ty.dtype:  # a router computes in float32, whatever its weights are held in
+        weight = emit(relax.op.astype(weight, x.ty.dtype))
     product = emit(relax.op.matmul(x, emit(relax.op.permute_dims(weight))))
     return product if bias is None else emit(relax.op.add(product, bias))
 
