@@ -13,6 +13,7 @@ from typing import Any
 from tvm import relax, tirx
 
 from modularbase_compiler.kernels import Family, Kernels
+from modularbase_compiler.kernels.workspace import mixture_shapes, partial_shape
 from modularbase_compiler.nodes import (
     activated_operand,
     gated_operand,
@@ -75,14 +76,24 @@ class _Converters:
         pages, rotary = node.args[1:3]
         layer, heads = node.args[7:]
         _, layers, _, kv_heads, page_size = sizes(pages)
-        kernel = self._kernels.attend(layers, heads, kv_heads, page_size // PAGE_TOKENS, sizes(rotary)[0] * PAGE_TOKENS)
+        size, positions = page_size // PAGE_TOKENS, sizes(rotary)[0] * PAGE_TOKENS
+        kernel = self._kernels.attend(layers, heads, kv_heads, size, positions)
         values = [*_values(importer, node.args[:7]), _int64(layer)]
-        return _call(importer, "attend", kernel, values, node)
+        if not self._family.workspace:
+            return _call(importer, "attend", kernel, values, node)
+        result = ([values[0].ty.shape[0], heads * size], self._family.dtype)
+        partials = (list(partial_shape(heads, size, positions)), "float32")
+        return self._call_many(importer, "attend", kernel, values, [result, partials])[0]
 
     def moe(self, node: Node, importer: Importer) -> Expression:
-        x, _, _, down, chosen, activation = node.args
-        kernel = self._kernels.moe(sizes(down)[0], chosen, sizes(x)[1], sizes(down)[2], activation)
-        return _call(importer, "moe", kernel, _values(importer, node.args[:4]), node)
+        _, _, _, down, chosen, activation = node.args
+        experts, width, ffn = sizes(down)
+        kernel, values = self._kernels.moe(experts, chosen, width, ffn, activation), _values(importer, node.args[:4])
+        if not self._family.workspace:
+            return _call(importer, "moe", kernel, values, node)
+        rows = values[0].ty.shape[0]
+        results = [([rows, width], self._family.dtype), *mixture_shapes(rows, experts, chosen, width, ffn)]
+        return self._call_many(importer, "moe", kernel, values, results)[0]
 
     def moe_groups(self, node: Node, importer: Importer) -> Expression:
         """Emit the choice of experts, their first products by row and choice, the activation, the others, the sum."""
@@ -246,6 +257,8 @@ def _linear_name(node: Node, bias: Node | None, residual: Node | None) -> str:
 
 def _plain_linear(x: Expression, weight: Expression, bias: Expression = None, *, importer: Importer) -> Expression:
     emit = importer.block_builder.emit
+    if weight.ty.dtype != x.ty.dtype:  # a router computes in float32, whatever its weights are held in
+        weight = emit(relax.op.astype(weight, x.ty.dtype))
     product = emit(relax.op.matmul(x, emit(relax.op.permute_dims(weight))))
     return product if bias is None else emit(relax.op.add(product, bias))
 

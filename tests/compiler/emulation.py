@@ -64,7 +64,7 @@ class Emulated:
     """
 
     def __init__(self, kernel, folder, prelude=""):
-        source = _generate(kernel)
+        source = generate(kernel)
         found = list(re.finditer(r"(\w+_kernel(?:_\d+)?)\(([^;{]*?)\) \{", source))
         self._parts = [_Part(match.group(1), match.group(2)) for match in found]
         body = source[source.index('extern "C" __global__') :].replace("__shared__ alignas(64)", "alignas(64) static")
@@ -100,7 +100,7 @@ class _Part:
         getattr(library, f"launch_{self._name}")(*(ctypes.c_int(int(size)) for size in sizes), pointers, scalars)
 
 
-def _generate(kernel) -> str:
+def generate(kernel) -> str:
     """Return a kernel's CUDA source; TVM's own compilation of it is left out."""
     callback = "tvm_callback_cuda_compile"
     before = tvm.get_global_func(callback)

@@ -39,3 +39,8 @@ def test_more_layers_are_more_kernels_and_no_more_allocations(precision):
     for name in ("relax.vm.alloc_storage", "relax.vm.alloc_tensor"):
         assert few[name] == many[name] > 0
     assert set(few) == set(many)
+
+
+def test_a_router_computes_in_float32_from_weights_held_in_float16():
+    graph = export_graph(TINY["router"], family_of("cuda", "float16"), "float16", "float16")
+    assert "float16" in {item.dtype for item in graph.programs["route"].parameters}

@@ -12,7 +12,8 @@ class Family:
 
     Values of another dtype than `dtype` are left to Relax, and so are norms and activations of a width that is no
     multiple of `vector`. groups_layout: of quantised matrices, before their bits. zeros: whether quantised rows bring
-    what the zero point of weights adds to a product, so that it can be taken off.
+    what the zero point of weights adds to a product, so that it can be taken off. workspace: whether attention and
+    mixtures take theirs as further results (see `workspace`).
     """
 
     dtype: str
@@ -20,13 +21,14 @@ class Family:
     groups_layout: str
     zeros: bool
     vector: int = 1
+    workspace: bool = False
 
 
 def family_of(target: str, dtype: str) -> Family:
     """Return the family of the kernels of "cpu", which compute in float32 alone, or of "cuda"."""
     if target == "cpu":
         return Family(dtype="float32", linear_layout="n32k", groups_layout="n32q", zeros=True, vector=16)
-    return Family(dtype=dtype, linear_layout="row", groups_layout="t32q", zeros=False)
+    return Family(dtype=dtype, linear_layout="row", groups_layout="t32q", zeros=False, workspace=True)
 
 
 class Kernels(Protocol):

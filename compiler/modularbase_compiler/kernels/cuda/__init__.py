@@ -28,8 +28,8 @@ class CudaKernels:
         self._dtype = dtype
 
     def linear(self, n: int, k: int, *, bias: bool, residual: bool, stored: str) -> Any:
-        """Make the tiled kernel."""
-        return _linear(n, k, bias=bias, residual=residual, dtype=self._dtype)
+        """Make the kernel of tensor cores."""
+        return _linear(n, k, bias=bias, residual=residual)
 
     def linear_groups(self, n: int, k: int, bits: int, *, bias: bool, residual: bool) -> Any:
         """Make the kernels for tensor cores."""
@@ -72,14 +72,13 @@ class CudaKernels:
         return _append_hidden(width, self._dtype)
 
     def attend(self, layers: int, heads: int, kv_heads: int, size: int, positions: int) -> Any:
-        """Make the kernel; raises ArtefactError where a window's scores exceed shared memory."""
-        _check_shared("a window", positions + size + 128, "lower trained_tokens")
-        return _attend(layers, heads, kv_heads, size, positions, self._dtype)
+        """Make the kernel; raises ArtefactError where a head's rotated keys exceed shared memory."""
+        _check_shared("a head", 32 * size, "lower head_size")
+        return _attend(layers, heads, kv_heads, size, positions)
 
     def moe(self, experts: int, chosen: int, width: int, ffn: int, activation: str) -> Any:
-        """Make the kernel; raises ArtefactError where a token's hidden values exceed shared memory."""
-        _check_shared("an expert", width + ffn, "lower ffn_size")
-        return _moe(experts, chosen, width, ffn, activation, self._dtype)
+        """Make the kernel."""
+        return _moe(experts, chosen, width, ffn, activation)
 
 
 def _check_shared(what: str, floats: int, remedy: str) -> None:
