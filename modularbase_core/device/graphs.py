@@ -36,7 +36,7 @@ from modularbase_core.sdk.pack import GRAPH_SUFFIX
 _CORE: Final = ("device/metadata.py", "sdk/architecture.py", "sdk/parameters.py", "sdk/precision.py")
 _COMPILER: Final = (
     *("converters.py", "export.py", "limits.py", "nodes.py", "portable.py", "requests.py"),
-    "kernels/__init__.py",
+    *("kernels/__init__.py", "kernels/workspace.py"),
 )
 
 

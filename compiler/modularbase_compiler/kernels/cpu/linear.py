@@ -79,11 +79,10 @@ def linear(
                 left[T.ramp(i * 16, 1, 16)] = T.broadcast(T.float32(0), 16)
                 right[T.ramp(i * 16, 1, 16)] = T.broadcast(T.float32(0), 16)
             for j in T.serial(k):
-                if ahead_bytes > 0:
-                    if fresh:
-                        for c in T.unroll(width):
-                            for line in T.unroll(column_bytes // 64):
-                                T.evaluate(prefetch(w[block + c, j, (ahead_bytes + line * 64) * 32 // column_bytes]))
+                if ahead_bytes > 0 and fresh:
+                    for c in T.unroll(width):
+                        for line in T.unroll(column_bytes // 64):
+                            T.evaluate(prefetch(w[block + c, j, (ahead_bytes + line * 64) * 32 // column_bytes]))
                 add(left, row, block, j, 0, height, width)
                 add(right, row, block, j, 1, height, width)
             for i in T.unroll(height):

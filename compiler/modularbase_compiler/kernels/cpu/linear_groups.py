@@ -118,10 +118,9 @@ def linear_groups(
             for i in T.unroll(tall * 2):
                 acc[T.ramp(i * lanes, 1, lanes)] = T.broadcast(T.float32(0), lanes)
             for g in T.serial(groups):
-                if ahead_bytes > 0:
-                    if fresh:
-                        for line in T.unroll(size // 64):
-                            T.evaluate(prefetch(w[block, g, ahead_bytes + line * 64]))
+                if ahead_bytes > 0 and fresh:
+                    for line in T.unroll(size // 64):
+                        T.evaluate(prefetch(w[block, g, ahead_bytes + line * 64]))
                 for i in T.unroll(tall * 2):
                     if products.signed and bits == 8:
                         sums[T.ramp(i * lanes, 1, lanes)] = T.broadcast(0, lanes)
