@@ -78,8 +78,9 @@ class Target:
     def from_dict(value: dict[str, Any]) -> Target:
         """Read what `to_dict` wrote; raises ArtefactError when it is something else."""
         try:
-            texts = {key: str(value[key]) for key in ("name", "system", "machine", "level", "vendor")}
-            return Target(**texts, features=tuple(str(item) for item in value["features"]))
+            texts = {key: str(value[key]) for key in ("name", "system", "machine", "level")}
+            features = tuple(str(item) for item in value["features"])
+            return Target(**texts, features=features, vendor=str(value.get("vendor", "")))
         except (KeyError, TypeError) as error:
             raise ArtefactError(f"the target {value!r} cannot be read ({error}); build the artefact again") from None
 

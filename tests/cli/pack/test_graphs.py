@@ -26,12 +26,12 @@ def made(monkeypatch):
 def test_every_pack_of_the_projects_gets_its_graphs_and_stays_sound(run, site, made, tmp_path):
     done = run("pack", "graphs", str(site.directories["python_code"]), str(site.directories["tiny-router"]), "--json")
     assert json.loads(done.out) == [
-        {"id": "python_code", "graphs": 5, "bytes": 20},
+        {"id": "python_code", "graphs": 7, "bytes": 28},
         {"id": "tiny-router", "graphs": 2, "bytes": 8},
     ]
     assert made == [["pack", "router"]]
     assert run("pack", "check", str(site.directories["python_code"])).code == 0
-    assert run("pack", "graphs", str(site.directories["python_code"])).out == "python_code: 5 graphs, 0 KB\n"
+    assert run("pack", "graphs", str(site.directories["python_code"])).out == "python_code: 7 graphs, 0 KB\n"
     assert len(made) == 1  # what is there is kept
     (tmp_path / "empty").mkdir()
     assert "holds no manifest.json" in run("pack", "graphs", str(tmp_path / "empty")).err

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from functools import lru_cache
 from typing import Any
 
+from modularbase_compiler.inlines import hasten_inlines
 from modularbase_compiler.kernels.cpu.activation import activation
 from modularbase_compiler.kernels.cpu.append import append_hidden, append_kv
 from modularbase_compiler.kernels.cpu.attend import attend
@@ -27,6 +28,7 @@ class CpuKernels:
     """
 
     def __init__(self, level: str, features: Collection[str] = (), vendor: str = "") -> None:
+        hasten_inlines()
         self._products = products(level, features)
         # on a Sapphire Rapids, of 32 GB/s that can be read, a lone row reads int8 weights at 31 with and 28 without,
         # int4 at 29 and 21 (into L1: 26); on a Zen 4, whose own prefetchers do better, it cost 10 to 20 %

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+from modularbase_compiler.inlines import hasten_inlines
 from modularbase_compiler.kernels.cuda.attend import attend
 from modularbase_compiler.kernels.cuda.embed_groups import embed_groups
 from modularbase_compiler.kernels.cuda.linear import linear
@@ -25,6 +26,7 @@ class CudaKernels:
     """The kernel set of `cuda`, for networks of `dtype`."""
 
     def __init__(self, dtype: str) -> None:
+        hasten_inlines()
         self._dtype = dtype
 
     def linear(self, n: int, k: int, *, bias: bool, residual: bool, stored: str) -> Any:
