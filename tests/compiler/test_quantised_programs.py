@@ -1,5 +1,7 @@
 """Whole programs with weights in float16, int8 and int4 against their definition, and bit for bit in any company."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -19,11 +21,17 @@ def precision(request):
 
 
 @pytest.fixture(scope="module")
-def quantised(precision, device, tmp_path_factory):
+def artefact(tmp_path_factory):
+    """Compile a network in a precision, once."""
+    return cache(lambda name, precision: built(name, precision, tmp_path_factory.mktemp(f"{name}-{precision}")))
+
+
+@pytest.fixture(scope="module")
+def quantised(precision, device, artefact):
     torch.manual_seed(5)
-    folder, found = tmp_path_factory.mktemp(precision), {}
+    found = {}
     for name in ("base", "gelu", "mixture"):
-        for program in bound(name, precision, built(name, precision, folder), device):
+        for program in bound(name, precision, artefact(name, precision), device):
             found[f"{program.name}_mixture" if name == "mixture" else program.name] = program
     return found
 
@@ -64,9 +72,8 @@ def test_a_sequence_gets_the_same_bits_alone_and_in_a_batch(quantised, name):
         assert np.array_equal(program(**alone)[0], together[rows])
 
 
-def test_weights_shrink_to_what_their_precision_says(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sizes")
-    planned = {one: planned_bytes(read_meta(built("base", one, folder))) for one in ("float32", *PRECISIONS)}
+def test_weights_shrink_to_what_their_precision_says(artefact):
+    planned = {one: planned_bytes(read_meta(artefact("base", one))) for one in ("float32", *PRECISIONS)}
     assert planned["float16"] < 0.52 * planned["float32"]
     assert planned["int8"] < 0.60 * planned["float16"]  # a scale of 2 bytes for 32 values, and blocks of 32 rows
     assert planned["int4"] < 0.35 * planned["float16"]
