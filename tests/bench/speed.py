@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def begin(options: argparse.Namespace) -> dict[str, Engine]:
-    """Start every engine, by name; a compiled one that does not get ready in time is left out."""
+    """Start every engine, by name; a compiled one that does not get ready, or not in time, is left out."""
     threads = {"threads": options.threads}
     engines = {"machine": Engine({"kind": "machine", **threads})}
     packs = make_packs(options.folder)
@@ -97,8 +97,8 @@ def begin(options: argparse.Namespace) -> dict[str, Engine]:
         peer = {"kind": "compiled", "prompt": PROMPT, "steps": TORCH_STEPS, **threads}
         try:
             engines["torch bf16, compiled"] = Engine(peer, limit_seconds=options.compile_seconds)
-        except TimeoutError:
-            print(f"torch did not compile in {options.compile_seconds:.0f} s and is left out", file=sys.stderr)
+        except (TimeoutError, SystemExit) as error:  # it needs a C++ compiler, which may be missing
+            print(f"torch.compile is left out: {error}", file=sys.stderr)
     return engines
 
 
@@ -146,7 +146,7 @@ class Engine:
         if limit_seconds is not None and not select([self._process.stdout], [], [], limit_seconds)[0]:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-            raise TimeoutError
+            raise TimeoutError(f"not ready after {limit_seconds:.0f} s")
         self._answer()
 
     def ask(self, do: str, **how: Any) -> Any:

@@ -50,6 +50,9 @@ def _limits(name: str, samples: Samples, weights: int, steps: int) -> dict[str, 
     second = ("second pack's step", "second pack's bytes")
     out["second pack x reading its bytes"] = median(lambda speed, seconds, size: seconds * speed / size, *second)
     out["swap x copying its bytes"] = median(lambda _, swap, copy: swap / copy, "swap", "swap's copy")
+    for what in [what for engine, what in samples if engine == name and what.startswith("batch")]:
+        if (name, "batch 1") in samples and what != "batch 1":
+            out[f"{what} x batch 1"] = median(lambda _, many, one: many / one, what, "batch 1")
     rate, limit = samples[name, "prefill 512"], samples["machine", "multiply"]
     done = operations(512, 256.5, 1) / 512
     out["prefill's share of int8 products"] = statistics.median(a * done / b for a, b in zip(rate, limit, strict=True))
