@@ -52,7 +52,7 @@ def _limits(name: str, samples: Samples, weights: int, steps: int) -> dict[str, 
     out["swap x copying its bytes"] = median(lambda _, swap, copy: swap / copy, "swap", "swap's copy")
     for what in [what for engine, what in samples if engine == name and what.startswith("batch")]:
         if (name, "batch 1") in samples and what != "batch 1":
-            out[f"{what} x batch 1"] = median(lambda _, many, one: many / one, what, "batch 1")
+            out[f"{what.split()[1]} sequences x one"] = median(lambda _, many, one: many / one, what, "batch 1")
     rate, limit = samples[name, "prefill 512"], samples["machine", "multiply"]
     done = operations(512, 256.5, 1) / 512
     out["prefill's share of int8 products"] = statistics.median(a * done / b for a, b in zip(rate, limit, strict=True))
