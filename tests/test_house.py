@@ -80,6 +80,10 @@ def test_tvm_is_imported_only_by_the_compiler_and_the_executable():
     assert not [path for path in found if not path.startswith(("compiler/", "modularbase_core/device/executable.py"))]
 
 
+def test_what_benches_draw_with_is_not_imported_by_the_product():
+    assert not [relative(path) for path in PRODUCT if "matplotlib" in imports(path)]
+
+
 def test_the_environment_is_read_only_by_the_command_line_and_set_only_by_device():
     found = {relative(path) for path in PRODUCT if re.search(r"os\.(environ|getenv)", path.read_text(encoding="utf-8"))}
     assert not [

@@ -6,12 +6,13 @@ training never uses (tests/bench/recall.py), hidden in DATA/long/books. The engi
 the same things told within its window, where nothing has to come back. found: the page that tells came back, or was
 still in sight.
 
-    python tests/bench/long_recall.py DATA [--lengths 4096 16384 65536 100000] [--depths 5] [--each 1]
+    python tests/bench/long_recall.py DATA [--lengths 4096 16384 65536 100000] [--depths 5] [--each 1] [--plot FILE.svg]
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import random
 import re
@@ -54,7 +55,10 @@ def main() -> None:
     parser.add_argument("--depths", type=int, default=5)
     parser.add_argument("--each", type=int, default=1, help="texts of each length and, for a passkey, depth")
     parser.add_argument("--kinds", nargs="+", default=["passkey, en", "several, en"], choices=list(KINDS))
+    parser.add_argument("--plot", type=Path, help="draw the heat maps (needs matplotlib)")
     options = parser.parse_args()
+    if options.plot and importlib.util.find_spec("matplotlib") is None:
+        parser.error("--plot needs matplotlib; run `pip install 'modularbase[bench]'`")
     depths = [(step + 0.5) / options.depths for step in range(options.depths)]
     records = list(read_records(options.data / "long/books.jsonl.xz"))
     books = {spoken: "\n".join(one.text or "" for one in records if one.language[:2] == spoken) for spoken in NAMES}
@@ -68,6 +72,10 @@ def main() -> None:
                 done += [one for number in range(each) for one in asked(host, kind, length, depths, books, number)]
                 rows = [one for one in done if (one.kind, one.length) == (kind, length)]
                 print(line(kind, length, depths, rows, time.perf_counter() - started), flush=True)
+    if options.plot:
+        from heat_map import draw
+
+        draw(figures(done), options.plot)
     print(json.dumps(figures(done)))
 
 
