@@ -23,7 +23,8 @@ class Products:
     """How a processor multiplies bytes.
 
     lanes: int32 of a vector. rows: of x that a tile of 2 vectors holds in registers. signed: whether int8 weights are
-    taken without their zero point, so that none is to be subtracted.
+    taken without their zero point, so that none is to be subtracted. narrow: for int4 weights, as `dot` but into twice
+    as many int16 lanes, in which a group's sums fit; then `widen` makes them int32.
     """
 
     name: str
@@ -31,6 +32,11 @@ class Products:
     rows: int
     dot: Dot
     signed: bool = False
+    narrow: Dot | None = None
+
+    def widen(self, sums: Vector) -> Vector:
+        """Add pairs of int16, which fill the vector `sums`, into its int32 lanes."""
+        return _pairs_added(tirx.reinterpret(f"int16x{2 * self.lanes}", sums))
 
 
 def products(level: str, features: Collection[str]) -> Products:
@@ -40,7 +46,7 @@ def products(level: str, features: Collection[str]) -> Products:
     if level in ("x86-64-v3", "x86-64-v4") and "avxvnni" in features:
         return Products("avx-vnni", 8, 2, _vnni(8))
     if level in ("x86-64-v3", "x86-64-v4"):
-        return Products("avx2", 8, 2, _avx2, signed=True)
+        return Products("avx2", 8, 2, _avx2, signed=True, narrow=_avx2_narrow)
     return Products("portable", 16, 1, _portable)
 
 
@@ -60,9 +66,18 @@ def _avx2(sums: Vector, weights: Vector, activations: Vector) -> Vector:
     """
     size = _call("uint8x32", "llvm.abs.v32i8", weights, tirx.const(False, "bool"))
     turned = _call("int8x32", "llvm.x86.avx2.psign.b", activations, weights)
-    pairs = _call("int16x16", "llvm.x86.avx2.pmadd.ub.sw", size, turned)
+    return sums + _pairs_added(_call("int16x16", "llvm.x86.avx2.pmadd.ub.sw", size, turned))
+
+
+def _avx2_narrow(sums: Vector, weights: Vector, activations: Vector) -> Vector:
+    """Multiply weights of 0 to 15: a group adds 8 pairs of products, at most 8 * 2 * 15 * 127 = 30,480, in int16."""
+    pairs = _call("int16x16", "llvm.x86.avx2.pmadd.ub.sw", weights, activations)
+    return tirx.reinterpret("int32x8", tirx.reinterpret("int16x16", sums) + pairs)
+
+
+def _pairs_added(pairs: Vector) -> Vector:
     ones = tirx.Broadcast(tirx.const(1, "int16"), 16)
-    return sums + _call("int32x8", "llvm.x86.avx2.pmadd.wd", pairs, ones)
+    return _call("int32x8", "llvm.x86.avx2.pmadd.wd", pairs, ones)
 
 
 def _portable(sums: Vector, weights: Vector, activations: Vector) -> Vector:

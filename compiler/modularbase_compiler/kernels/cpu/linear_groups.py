@@ -47,6 +47,9 @@ def linear_groups(
     parts = 32 // lanes // 2  # of a block's columns: two vectors at once
     steps = GROUP * bits // 32  # vectors of a group for each half of the rows
     whole = n % 32 == 0
+    add = products.narrow if bits == 4 and products.narrow else products.dot
+    narrow = add is products.narrow
+    from_nothing = narrow or (products.signed and bits == 8)  # else a group's sum starts at `zero`
 
     def weights(vector: Any, half: Any) -> Any:
         """Take the bytes of 4 lanes apart: int8 as they are, of int4 the low or the high halves."""
@@ -65,7 +68,10 @@ def linear_groups(
 
     def dot(sums: Any, vector: Any, half: Any, activation: Any) -> Any:
         spread = tirx.reinterpret(f"int8x{4 * lanes}", tirx.Broadcast(activation, lanes))
-        return products.dot(sums, weights(vector, half), spread)
+        return add(sums, weights(vector, half), spread)
+
+    def summed(sums: Any, zero: Any) -> Any:
+        return products.widen(sums) + _int(zero, lanes) if narrow else sums
 
     @T.prim_func(s_tir=True)
     def linear_groups(
@@ -122,7 +128,7 @@ def linear_groups(
                     for line in T.unroll(size // 64):
                         T.evaluate(prefetch(w[block, g, ahead_bytes + line * 64]))
                 for i in T.unroll(tall * 2):
-                    if products.signed and bits == 8:
+                    if from_nothing:
                         sums[T.ramp(i * lanes, 1, lanes)] = T.broadcast(0, lanes)
                     else:
                         sums[T.ramp(i * lanes, 1, lanes)] = T.broadcast(zero[read(order, row + i // 2), g], lanes)
@@ -150,7 +156,8 @@ def linear_groups(
                             )
                 for i in T.unroll(tall * 2):
                     acc[T.ramp(i * lanes, 1, lanes)] = acc[T.ramp(i * lanes, 1, lanes)] + T.cast(
-                        sums[T.ramp(i * lanes, 1, lanes)], f"float32x{lanes}"
+                        summed(sums[T.ramp(i * lanes, 1, lanes)], zero[read(order, row + i // 2), g]),
+                        f"float32x{lanes}",
                     ) * (
                         T.cast(
                             T.reinterpret(
