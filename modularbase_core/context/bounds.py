@@ -77,10 +77,12 @@ class BoundsIndex:
         keys: [N, L, K, D, 16] float32, un-rotated. Rounded up, so that a bound stays one.
         """
         assert keys.shape[1:] == (*self._shape[:2], self._shape[2] // 2, PAGE_TOKENS), f"keys of {keys.shape}"
-        largest = np.concatenate([keys.max(axis=-1), -keys.min(axis=-1)], axis=-1).clip(-_LARGEST, _LARGEST)
+        turned = np.ascontiguousarray(np.moveaxis(keys, -1, 0))  # numpy is 15x slower along 16
+        largest = np.concatenate([turned.max(axis=0), -turned.min(axis=0)], axis=-1).clip(-_LARGEST, _LARGEST)
         row = largest.astype("<f2")
-        low = row < largest
-        row[low] = np.nextafter(row[low], np.float16(np.inf))
+        # what was rounded down goes to the next number up: a bit more where positive, a bit less where negative
+        bits = row.view("<i2")
+        bits += (1 + 2 * (bits >> 15)) * (row < largest)
         return [page.tobytes() for page in row]
 
     def add(self, page: int, row: bytes) -> None:
@@ -136,7 +138,7 @@ class BoundsIndex:
             groups = np.sort(groups[np.argsort(-mass, kind="stable")[:GROUPS]])
         among = usable[groups].ravel()
         pages = self._pages.reshape(-1, GROUP_PAGES, *self._shape)[groups]
-        mass = _attention(signed, pages.reshape(-1, *self._shape).astype(np.float32), among)
+        mass = _attention(signed, _widened(pages.reshape(-1, *self._shape)), among)
         candidates = np.flatnonzero(among)
         best = candidates[np.argsort(-mass[candidates], kind="stable")[:count]]
         return self._first + groups[best // GROUP_PAGES] * GROUP_PAGES + best % GROUP_PAGES
@@ -178,7 +180,7 @@ class BoundsIndex:
 
     def _widest(self, groups: Numbers, among: NDArray[np.bool_]) -> Floats:
         """Return the bounds of `groups` over the pages in `among`; 0 where there is none, which is never read."""
-        rows = self._pages.reshape(-1, GROUP_PAGES, *self._shape)[groups].astype(np.float32)
+        rows = _widened(self._pages.reshape(-1, GROUP_PAGES, *self._shape)[groups])
         rows[~among[groups]] = -np.inf
         widest: Floats = rows.max(axis=1)
         widest[~among[groups].any(axis=1)] = 0
@@ -211,6 +213,16 @@ def _moved(rows: NDArray[_Scalar], start: int, stop: int, place: int, capacity: 
     moved = np.frombuffer(memory, rows.dtype, int(np.prod(shape))).reshape(shape)
     moved[place : place + stop - start] = rows[start:stop]
     return moved
+
+
+def _widened(rows: NDArray[np.float16]) -> Floats:
+    """Return finite float16 as float32, exactly; by its bits, as numpy's own cast takes three times as long."""
+    bits = rows.view(np.int16).astype(np.int32)
+    bits <<= 13
+    bits &= -0x70000001  # of the sign, one bit
+    wide = bits.view(np.float32)
+    wide *= np.float32(2.0**112)  # the exponents of both count from 15 and from 127
+    return wide
 
 
 def _attention(signed: Floats, bounds: Floats, among: NDArray[np.bool_]) -> Floats:

@@ -91,10 +91,11 @@ def encode_many(values: PageValues, form: str) -> list[bytes]:
     if form == "exact":
         parts: list[Numbers] = [values.hidden, values.understanding, values.fusion]
     else:
-        tree = np.concatenate([values.understanding, values.fusion], axis=1).astype(np.float32, copy=False)
-        wide = tree.shape[-1] // PAGE_TOKENS
-        keys = tree[:, :, 0].reshape(*tree[:, :, 0].shape[:-1], wide, PAGE_TOKENS).swapaxes(-1, -2)
-        keys, rows = np.ascontiguousarray(keys), tree[:, :, 1].reshape(*keys.shape)
+        layers = (values.understanding, values.fusion)
+        wide = values.fusion.shape[-1] // PAGE_TOKENS
+        turned = [one[:, :, 0].reshape(*one[:, :, 0].shape[:-1], wide, PAGE_TOKENS).swapaxes(-1, -2) for one in layers]
+        keys = np.ascontiguousarray(np.concatenate(turned, axis=1, dtype=np.float32))
+        rows = np.concatenate([one[:, :, 1] for one in layers], axis=1, dtype=np.float32).reshape(keys.shape)
         parts = _ENCODERS[form](values.hidden.astype(np.float32, copy=False), keys, rows)
     packed = np.concatenate([_as_bytes(part, count) for part in parts], axis=1)
     return [row.tobytes() for row in packed]
@@ -175,11 +176,13 @@ _ENCODERS: Final = {"int8": _int8_parts, "int4": _int4_parts, "summary": _summar
 
 def _symmetric(numbers: Floats, axis: int) -> list[Numbers]:
     """Return a scale for each run along `axis`, and its steps from zero in [-127, 127]."""
-    scale = _cut(_reduce(np.maximum, np.abs(numbers), axis) / 127, _FLOAT16)
+    scale = _cut(_largest(numbers, axis) / 127, _FLOAT16)
     steps = numbers * _inverse(scale)
     np.rint(steps, out=steps)
     # float16 rounds a subnormal scale by up to a half and cuts one beyond 65504: there a step could pass 127
-    return [scale, np.clip(steps, -127, 127, out=steps).astype(np.int8)]
+    if np.any((scale > 0) & (scale < _LEAST_NORMAL)) or scale.max(initial=0) >= LARGEST:
+        np.clip(steps, -127, 127, out=steps)
+    return [scale, steps.astype(np.int8)]
 
 
 def _asymmetric(numbers: Floats, axis: int) -> list[Numbers]:
@@ -196,6 +199,14 @@ def _asymmetric(numbers: Floats, axis: int) -> list[Numbers]:
 
 
 _FLOAT16: Final = np.dtype(np.float16)
+_LEAST_NORMAL: Final = np.finfo(np.float16).smallest_normal
+
+
+def _largest(numbers: Floats, axis: int) -> Floats:
+    """Return the largest amount of finite float32 along `axis`; as integers, which numpy compares 2 to 5x faster."""
+    amounts = numbers.view(np.int32) & 0x7FFFFFFF
+    largest: Floats = amounts.max(axis, keepdims=True).view(np.float32)
+    return largest
 
 
 def _reduce(extreme: np.ufunc, numbers: Floats, axis: int) -> Floats:

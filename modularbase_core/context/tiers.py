@@ -20,7 +20,7 @@ from modularbase_core.context.codec import PageValues, decode, encode
 from modularbase_core.context.cold import ColdStore
 from modularbase_core.context.heard import Heard
 from modularbase_core.context.hot import HotPages
-from modularbase_core.context.judge import CRITICAL, REDUNDANT, Judge
+from modularbase_core.context.judge import CRITICAL, REDUNDANT, Judge, Judgement
 from modularbase_core.context.page import PageTable
 from modularbase_core.context.record import PageEntry, PageRecord
 from modularbase_core.context.tier_settings import Recalled, TierSettings, TierSizes
@@ -161,14 +161,22 @@ class Tiers:
         self._note_rows([pages[row] for row in lacking], values.understanding[lacking])
         tokens = np.stack([self.heard.page(page) for page in pages])
         roles, typed = zip(*map(self.heard.who, pages), strict=True)
-        for row, (page, judged) in enumerate(zip(pages, self._judge.judge(tokens, roles, typed=typed), strict=True)):
-            one = PageValues(values.hidden[row], values.understanding[row], values.fusion[row])
-            form = {CRITICAL: "exact", REDUNDANT: "summary"}.get(judged.kind, self.settings.form)
-            pinned = page in self._pinned
-            form = "exact" if pinned else form
-            writer.submit(page, one, form, tokens[row], judged.importance, pinned=pinned, bounds=self._rows[page])
+        judgements = self._judge.judge(tokens, roles, typed=typed)
+        writer.submit(list(map(self._entry, pages, tokens, judgements)), values)
         self._pinned.difference_update(pages)
         self._forget()
+
+    def _entry(self, page: int, tokens: NDArray[np.int32], judged: Judgement) -> PageEntry:
+        form = {CRITICAL: "exact", REDUNDANT: "summary"}.get(judged.kind, self.settings.form)
+        pinned = page in self._pinned
+        return PageEntry(
+            index=page,
+            form="exact" if pinned else form,
+            tokens=tokens,
+            importance=judged.importance,
+            pinned=pinned,
+            bounds=self._rows[page],
+        )
 
     def pin(self, table: PageTable, first: int) -> None:
         """Keep all from token `first` on as exactly as it is still known, whatever else must go."""

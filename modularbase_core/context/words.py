@@ -107,6 +107,8 @@ class WordIndex:
         them), then the lower number.
         Pages of `without` never come but count as if they might: what is in view already need not be outdone.
         """
+        if not len(tokens):  # nothing was asked yet: blocks of a text search too
+            return np.zeros(0, np.int64)
         span = max(0, min(before - self._first, self._reach()))
         single, pair = self._scores(np.asarray(tokens, np.int64), span)
         best = pair.max(initial=0.0)

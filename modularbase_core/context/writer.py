@@ -9,16 +9,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from types import TracebackType
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from modularbase_core.context.codec import PageValues, encode_many
 from modularbase_core.context.cold import ColdStore
-from modularbase_core.context.record import PageRecord
+from modularbase_core.context.record import PageEntry, PageRecord
 from modularbase_core.errors import SessionError
 
 WAITING_PAGES: Final = 64
@@ -44,29 +42,22 @@ class ColdWriter:
         self._thread = threading.Thread(target=self._run, name=f"cold writer of {store.name}", daemon=True)
         self._thread.start()
 
-    def submit(
-        self,
-        index: int,
-        values: PageValues,
-        form: str,
-        tokens: NDArray[np.int32],
-        importance: float,
-        *,
-        pinned: bool = False,
-        bounds: bytes = b"",
-    ) -> None:
-        """Have page `index` encoded in `form` and written; one of the same number that still waits is replaced.
+    def submit(self, entries: Sequence[PageEntry], values: PageValues) -> None:
+        """Have pages encoded, each in its form, and written; one of the same number that still waits is replaced.
 
-        The arrays become the writer's and must not be written to any more; the other arguments are as in
-        `PageEntry`. Waits only while `waiting_pages` are held. Never raises: after a failure pages are let go of.
+        values: of the pages in their order, with a leading axis. The arrays become the writer's and must not be
+        written to any more. Waits only while `waiting_pages` are held. Never raises: after a failure pages are let
+        go of.
         """
-        page = _Page(index, form, tokens, importance, pinned, bounds, values)
         with self._changed:
             assert not self._closing, "a page for a writer that is closed"
-            self._changed.wait_for(lambda: self._failed or self._has_room(index))
-            if not self._failed:
-                self._waiting[index] = page
-                self._changed.notify_all()
+            for row, entry in enumerate(entries):
+                if not self._has_room(entry.index):
+                    self._changed.notify_all()
+                    self._changed.wait_for(partial(self._has_room, entry.index))
+                if not self._failed:
+                    self._waiting[entry.index] = _Page(entry, values, row)
+            self._changed.notify_all()
 
     def flush(self) -> None:
         """Wait until all that was submitted is on disk, or is given up. Raises what a bug raised in the thread."""
@@ -104,7 +95,7 @@ class ColdWriter:
         self.close()
 
     def _has_room(self, index: int) -> bool:
-        return index in self._waiting or len(self._waiting) + len(self._writing) < self.waiting_pages
+        return self._failed or index in self._waiting or len(self._waiting) + len(self._writing) < self.waiting_pages
 
     def _run(self) -> None:
         while True:
@@ -130,40 +121,39 @@ class ColdWriter:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Page:
-    index: int
-    form: str
-    tokens: NDArray[np.int32]
-    importance: float
-    pinned: bool
-    bounds: bytes
-    values: PageValues
+    entry: PageEntry
+    values: PageValues  # of all pages that were submitted with it
+    row: int
 
 
 def _encoded(pages: Sequence[_Page]) -> list[PageRecord]:
+    def alike(page: _Page) -> tuple[str, int]:
+        return page.entry.form, id(page.values)
+
     records: list[PageRecord] = []
-    for form, group in groupby(sorted(pages, key=lambda page: page.form), key=lambda page: page.form):
-        alike = list(group)
-        for first in range(0, len(alike), ENCODED_AT_ONCE):
-            some = alike[first : first + ENCODED_AT_ONCE]
-            records += map(_record, some, encode_many(_stacked([page.values for page in some]), form))
+    for (form, _), group in groupby(sorted(pages, key=alike), key=alike):
+        some = list(group)
+        for first in range(0, len(some), ENCODED_AT_ONCE):
+            part = some[first : first + ENCODED_AT_ONCE]
+            payloads = encode_many(_rows(part[0].values, [page.row for page in part]), form)
+            records += [_record(page.entry, payload) for page, payload in zip(part, payloads, strict=True)]
     return records
 
 
-def _stacked(values: Sequence[PageValues]) -> PageValues:
-    return PageValues(
-        np.stack([page.hidden for page in values]),
-        np.stack([page.understanding for page in values]),
-        np.stack([page.fusion for page in values]),
-    )
+def _rows(values: PageValues, rows: list[int]) -> PageValues:
+    """Return some of many pages; those that lie side by side are not copied."""
+    beside = rows == list(range(rows[0], rows[0] + len(rows)))
+    chosen = slice(rows[0], rows[0] + len(rows)) if beside else rows
+    return PageValues(values.hidden[chosen], values.understanding[chosen], values.fusion[chosen])
 
 
-def _record(page: _Page, payload: bytes) -> PageRecord:
+def _record(entry: PageEntry, payload: bytes) -> PageRecord:
     return PageRecord(
-        index=page.index,
-        form=page.form,
-        tokens=page.tokens,
-        importance=page.importance,
-        pinned=page.pinned,
-        bounds=page.bounds,
+        index=entry.index,
+        form=entry.form,
+        tokens=entry.tokens,
+        importance=entry.importance,
+        pinned=entry.pinned,
+        bounds=entry.bounds,
         payload=payload,
     )

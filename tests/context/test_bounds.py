@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from modularbase_core.context.bounds import GROUP_PAGES, GROUPS, BoundsIndex
+from modularbase_core.context.bounds import GROUP_PAGES, GROUPS, BoundsIndex, _widened
 from modularbase_core.errors import SessionError
 
 LAYERS, KV_HEADS, HEAD_SIZE, HEADS = 2, 2, 4, 4
@@ -74,6 +74,28 @@ def test_a_bound_is_never_below_a_product_it_bounds(keys, seed) -> None:
     largest, smallest = read(rows)
     assert np.allclose(largest, keys.max(axis=-1), rtol=1e-3, atol=1e-7)
     assert np.allclose(smallest, keys.min(axis=-1), rtol=1e-3, atol=1e-7)
+
+
+def test_every_bound_is_the_least_float16_that_is_not_below_the_largest_key() -> None:
+    numbers = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    numbers = numbers[np.isfinite(numbers)].astype(np.float32)
+    beyond = np.nextafter(numbers, np.float32(np.inf)).clip(-65504, 65504)  # a float32 that float16 rounds down
+    size = LAYERS * KV_HEADS * HEAD_SIZE * 16
+    keys = np.concatenate([numbers, beyond]).repeat(16)  # each alone in its channel
+    keys = keys[: len(keys) // size * size].reshape(-1, LAYERS, KV_HEADS, HEAD_SIZE, 16)
+    largest, smallest = read(made().row(keys))
+    for bound, wanted in ((largest, keys[..., 0]), (-smallest, -keys[..., 0])):
+        rounded = wanted.astype(np.float16)
+        with np.errstate(over="ignore"):  # of the largest, which is not taken
+            above = np.nextafter(rounded, np.float16(np.inf))
+        expected = np.where(rounded < wanted, above, rounded)
+        assert np.array_equal(bound, expected.astype(np.float64))
+
+
+def test_every_finite_float16_is_widened_exactly() -> None:
+    numbers = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    numbers = numbers[np.isfinite(numbers)]
+    assert np.array_equal(_widened(numbers).view(np.uint32), numbers.astype(np.float32).view(np.uint32))
 
 
 @settings(deadline=None)

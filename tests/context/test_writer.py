@@ -1,14 +1,15 @@
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cold_pages import MIB, TOKENS
 
-from modularbase_core.context.codec import PageShapes, PageValues, decode, encode
+from modularbase_core.context.codec import FORMS, PageShapes, PageValues, decode, encode
 from modularbase_core.context.cold import ColdStore
-from modularbase_core.context.record import PageRecord
+from modularbase_core.context.record import PageEntry, PageRecord
 from modularbase_core.context.writer import ColdWriter
 from modularbase_core.errors import SessionError
 
@@ -20,8 +21,19 @@ def values_of(number: float) -> PageValues:
     return PageValues(*(np.full(shape, number, np.float32) for shape in each))
 
 
+def stacked(numbers: Sequence[float]) -> PageValues:
+    each = [values_of(number) for number in numbers]
+    return PageValues(
+        *(np.stack([getattr(one, name) for one in each]) for name in ("hidden", "understanding", "fusion"))
+    )
+
+
+def entry(index: int, form: str = "exact") -> PageEntry:
+    return PageEntry(index=index, form=form, tokens=TOKENS, importance=0.5, pinned=False)
+
+
 def submit(writer: ColdWriter, index: int, number: float | None = None, form: str = "exact") -> None:
-    writer.submit(index, values_of(index if number is None else number), form, TOKENS, 0.5)
+    writer.submit([entry(index, form)], stacked([index if number is None else number]))
 
 
 class SlowStore:
@@ -52,11 +64,11 @@ def slow() -> Iterator[SlowStore]:
 
 def test_pages_are_encoded_and_on_disk_after_a_flush(tmp_path: Path) -> None:
     with ColdStore.open(tmp_path, limit_bytes=16 * MIB) as store, ColdWriter(store) as writer:
-        for index in range(50):
-            form = ("exact", "int8", "int4", "summary")[index % 4]
-            writer.submit(
-                index, values_of(index), form, TOKENS + index, index / 50, pinned=index == 3, bounds=b"%d" % index
-            )
+        for first in range(0, 50, 10):
+            pages = range(first, first + 10)
+            entries = [replace(entry(page, FORMS[page % 4]), tokens=TOKENS + page, pinned=page == 3) for page in pages]
+            told = [replace(one, importance=one.index / 50, bounds=b"%d" % one.index) for one in entries]
+            writer.submit(told, stacked(pages))
         writer.flush()
         assert store.pages == {"exact": 13, "int8": 13, "int4": 12, "summary": 12}
         for index in range(50):
@@ -108,6 +120,15 @@ def test_submitting_waits_only_at_the_bound(slow: SlowStore) -> None:
         assert writer.waiting_pages == 4
 
 
+def test_more_than_may_wait_is_submitted_bit_by_bit(tmp_path: Path) -> None:
+    with ColdStore.open(tmp_path, limit_bytes=16 * MIB) as store, ColdWriter(store, waiting_pages=4) as writer:
+        writer.submit([entry(index, FORMS[index % 2]) for index in range(11)], stacked(range(11)))
+        writer.flush()
+        assert [decode(store.page(page).payload, SHAPES, FORMS[page % 2]).hidden[0, 0] for page in range(11)] == (
+            pytest.approx(range(11), rel=1e-3)
+        )
+
+
 def test_after_a_failure_pages_are_let_go_of_and_submitting_never_raises_or_waits() -> None:
     store = SlowStore(SessionError("session 'talk' cannot be kept in /talk (no space); free some space"))
     writer = ColdWriter(store, waiting_pages=2)
@@ -133,9 +154,11 @@ def test_after_a_failure_pages_are_let_go_of_and_submitting_never_raises_or_wait
 
 def test_a_store_that_is_full_ends_the_writing_and_nothing_else(tmp_path: Path) -> None:
     with ColdStore.open(tmp_path, limit_bytes=MIB) as store, ColdWriter(store, waiting_pages=16) as writer:
-        big = PageValues(*(np.zeros(shape, np.float32) for shape in ((16, 64), (4, 2, 2, 256), (4, 2, 2, 256))))
+        big = PageValues(
+            *(np.zeros(shape, np.float32) for shape in ((1, 16, 64), (1, 4, 2, 2, 256), (1, 4, 2, 2, 256)))
+        )
         for index in range(100):
-            writer.submit(index, big, "exact", TOKENS, 0.5)
+            writer.submit([entry(index)], big)
         writer.flush()
         (fault,) = writer.take_faults()
         assert "is full: nothing in its 1 MiB may give way" in fault
