@@ -87,9 +87,9 @@ def _table(found: Speed) -> list[str]:
     rows = [("", "tokens/s"), (f"prefill, {found.prompt_tokens} tokens", f"{found.prefill:,.0f}")]
     for batch, speed in found.decode.items():
         rows.append((f"decode, {batch} conversation{'s' if batch > 1 else ''}", f"{speed:,.1f}"))
-    share = f"{found.bandwidth_share:.0%}" + (", some of it from a cache" if found.bandwidth_share > 1 else "")
+    source = ", some of it by a cache" if found.bandwidth_share > 1 else ""
     return [
         *lay_out(rows),
         f"A step of one conversation reads {found.step_bytes / 1e6:,.1f} MB, memory gives "
-        f"{found.read_bytes_per_second / 1e9:.1f} GB/s: {share} of it is used.",
+        f"{found.read_bytes_per_second / 1e9:.1f} GB/s: {found.bandwidth_share:.0%} of it is used{source}.",
     ]
