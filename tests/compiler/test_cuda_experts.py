@@ -9,11 +9,11 @@ from modularbase_compiler.kernels.cuda import CudaKernels
 
 from modularbase_core.device.groups import quantise_groups
 from modularbase_core.device.layouts import arrange
-from modularbase_core.graph.ops import choose
 from modularbase_core.graph.quantised import moe_groups
 from tests.compiler.emulated_int8 import prelude
 from tests.compiler.emulation import Emulated
 from tests.compiler.test_cuda_quantised import BLOCK, FEW, MANY, quantised, random, relative
+from tests.compiler.test_expert_kernels import assert_listed
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="emulation needs g++")
 
@@ -79,12 +79,7 @@ def weights():
 def test_rows_are_listed_by_the_experts_that_torch_chooses(emulate, rows, chosen):
     logits = random(rows, EXPERTS, seed=rows)
     order, first, gates = routed(emulate, logits, chosen)
-    ids, expected = choose(torch.from_numpy(logits), chosen)
-    assert sorted(order) == list(range(rows * chosen))  # every pair once: no token is dropped, none is paid twice
-    for expert in range(EXPERTS):
-        of_expert = order[first[expert] : first[expert + 1]]
-        assert list(of_expert) == list(np.flatnonzero(ids.flatten().numpy() == expert))
-    np.testing.assert_allclose(gates, expected.flatten().numpy(), rtol=1e-6)
+    assert_listed(order, first, gates, logits, chosen)
 
 
 @pytest.mark.parametrize("bits", [8, 4])

@@ -10,7 +10,7 @@ from modularbase_core.device.groups import quantise_groups
 from modularbase_core.device.layouts import arrange
 from modularbase_core.graph.ops import choose
 from modularbase_core.graph.quantised import moe_groups
-from tests.compiler.test_quantised_kernels import RUNNABLE, compiling, random, relative, run_quantise, tensor, zeros
+from tests.compiler.test_quantised_kernels import RUNNABLE, compiling_for, random, relative, run_quantise, tensor, zeros
 
 EXPERTS, WIDTH, FFN = 4, 64, 32
 few = settings(max_examples=12, deadline=None)
@@ -18,7 +18,7 @@ few = settings(max_examples=12, deadline=None)
 
 @pytest.fixture(scope="module", params=RUNNABLE)
 def make(request):
-    return compiling(request.param)
+    return compiling_for(request.param)
 
 
 def routed(make, logits, chosen):
@@ -52,17 +52,24 @@ def weights():
     return random(EXPERTS, 2 * FFN, WIDTH, seed=1), random(EXPERTS, WIDTH, FFN, seed=2)
 
 
+def assert_listed(order, first, gates, logits, chosen):
+    """Pairs stand by the expert that torch chooses, with its gates."""
+    ids, expected = choose(torch.from_numpy(logits), chosen)
+    assert sorted(order) == list(
+        range(len(logits) * chosen)
+    )  # every pair once: no token is dropped, none is paid twice
+    for expert in range(logits.shape[1]):
+        of_expert = order[first[expert] : first[expert + 1]]
+        assert list(of_expert) == list(np.flatnonzero(ids.flatten().numpy() == expert))
+    np.testing.assert_allclose(gates, expected.flatten().numpy(), rtol=1e-6)
+
+
 @few
 @given(rows=st.integers(1, 40), chosen=st.integers(1, 3), seed=st.integers(0, 99))
 def test_rows_are_listed_by_the_experts_that_torch_chooses(make, rows, chosen, seed):
     logits = random(rows, EXPERTS, seed=seed)
     order, first, gates = (one.numpy() for one in routed(make, logits, chosen))
-    ids, expected = choose(torch.from_numpy(logits), chosen)
-    assert sorted(order) == list(range(rows * chosen))  # every pair once: no token is dropped, none is paid twice
-    for expert in range(EXPERTS):
-        of_expert = order[first[expert] : first[expert + 1]]
-        assert list(of_expert) == list(np.flatnonzero(ids.flatten().numpy() == expert))
-    np.testing.assert_allclose(gates, expected.flatten().numpy(), rtol=1e-6)
+    assert_listed(order, first, gates, logits, chosen)
 
 
 @pytest.mark.parametrize("bits", [8, 4])

@@ -6,13 +6,12 @@ import torch
 import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from modularbase_compiler.kernels.cpu import CpuKernels
-from modularbase_compiler.target import host_target
 from torch.nn import functional
 
-from modularbase_core.device.target import Target, cpu_target
+from modularbase_core.device.target import cpu_target
 from modularbase_core.graph import ops
 from modularbase_core.sdk.architecture import ACTIVATIONS
+from tests.compiler.compiled import compiling
 from tests.compiler.ragged import calls, layout
 
 LAYERS, HEADS, KV_HEADS, SIZE = 2, 4, 2, 32
@@ -24,17 +23,7 @@ few = settings(max_examples=20, deadline=None)
 
 @pytest.fixture(scope="module", params=LEVELS)
 def make(request):
-    """Compile a kernel for one processor level; vectors wider than its registers are split."""
-    target = Target(name="cpu", system=MINE.system, machine=MINE.machine, level=request.param)
-    kernels, built = CpuKernels(request.param, vendor="intel"), {}  # for which kernels also prefetch
-
-    def compile_kernel(name, *shape, **choices):
-        key = (name, shape, tuple(choices.items()))
-        if key not in built:
-            built[key] = tvm.compile(getattr(kernels, name)(*shape, **choices), host_target(target))
-        return built[key]
-
-    return compile_kernel
+    return compiling(request.param)
 
 
 def tensor(values):

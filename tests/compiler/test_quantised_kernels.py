@@ -6,15 +6,14 @@ import torch
 import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from modularbase_compiler.kernels.cpu import CpuKernels
-from modularbase_compiler.target import host_target
 from torch.nn import functional
 
 from modularbase_core.device.groups import quantise_groups
 from modularbase_core.device.layouts import arrange
-from modularbase_core.device.target import Target, cpu_target
+from modularbase_core.device.target import cpu_target
 from modularbase_core.graph.ops import activate
 from modularbase_core.graph.quantised import embed_groups, linear_groups, quantise_rows
+from tests.compiler.compiled import compiling
 
 MINE = cpu_target()
 VARIANTS = {"avx512-vnni": ("x86-64-v4", "avx512vnni"), "avx2": ("x86-64-v3", ""), "portable": ("x86-64-v2", "")}
@@ -30,25 +29,15 @@ SHAPES = st.sampled_from([(32, 32, False, False), (96, 64, True, False), (50, 96
 few = settings(max_examples=12, deadline=None)
 
 
-def compiling(variant):
+def compiling_for(variant):
     """Return what compiles a kernel, once, for one way of multiplying bytes."""
     level, feature = VARIANTS[variant]
-    features = (feature,) if feature else ()
-    target = Target(name="cpu", system=MINE.system, machine=MINE.machine, level=level, features=features)
-    kernels, built = CpuKernels(level, features, vendor="intel"), {}  # for which kernels also prefetch
-
-    def compile_kernel(name, *shape, **choices):
-        key = (name, shape, tuple(choices.items()))
-        if key not in built:
-            built[key] = tvm.compile(getattr(kernels, name)(*shape, **choices), host_target(target))
-        return built[key]
-
-    return compile_kernel
+    return compiling(level, (feature,) if feature else ())
 
 
 @pytest.fixture(scope="module", params=RUNNABLE)
 def make(request):
-    return compiling(request.param)
+    return compiling_for(request.param)
 
 
 def tensor(values):
@@ -129,7 +118,7 @@ def test_a_row_gets_the_same_bits_in_any_company(make, bits, rows, seed):
 @pytest.mark.parametrize("bits", [8, 4])
 def test_every_way_with_fused_additions_gives_the_same_bits(bits):
     x, w = random(37, 96), random(70, 96, seed=1)
-    results = [run_linear(compiling(one), x, w, bits) for one in RUNNABLE if one != "portable"]
+    results = [run_linear(compiling_for(one), x, w, bits) for one in RUNNABLE if one != "portable"]
     assert all(np.array_equal(one, results[0]) for one in results)
 
 
